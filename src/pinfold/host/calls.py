@@ -1,0 +1,326 @@
+# The one seam: every call into the kernel or the C library passes here.
+#
+# Two things happen nowhere else. Argument types are declared: ctypes passes an undeclared Python
+# int as a C int, so a 64-bit address is cut to 32 bits and the call succeeds on somebody else's
+# memory. And failures are injected: `set_interceptor` installs a function that sees the name of
+# each call before it is made and may raise OSError in its place, which is how the tests fail the
+# n-th call of an operation for every n.
+#
+# `close` and `munmap` are made even when a failure is injected, and the failure is raised after:
+# Linux releases a descriptor whatever close() returns, and a test that leaked on purpose could not
+# tell its own leak from ours.
+#
+# Everything here releases the GIL while the kernel works (ctypes.CDLL does, and so do the os
+# calls).
+from __future__ import annotations
+
+import ctypes
+import errno
+import fcntl as _fcntl
+import os
+from collections.abc import Callable
+from typing import Any, Final, TypeAlias
+
+Interceptor = Callable[[str], None]
+
+_interceptor: Interceptor | None = None
+
+
+def set_interceptor(interceptor: Interceptor | None) -> Interceptor | None:
+    """Install ``interceptor``, called with each call's name before it is made; return the former.
+
+    It may raise `OSError`, which the caller sees as the kernel's refusal. None removes it.
+    """
+    global _interceptor
+    former, _interceptor = _interceptor, interceptor
+    return former
+
+
+_libc: Final = ctypes.CDLL(None, use_errno=True)
+
+_MAP_FAILED: Final = ctypes.c_void_p(-1).value
+
+
+class _IoVec(ctypes.Structure):
+    """struct iovec of <bits/types/struct_iovec.h>."""
+
+    _fields_ = (("base", ctypes.c_void_p), ("length", ctypes.c_size_t))
+
+
+def _declare(name: str, result: Any, *arguments: Any) -> Any:
+    function = getattr(_libc, name)
+    function.restype = result
+    function.argtypes = arguments
+    return function
+
+
+_c_mmap = _declare(
+    "mmap",
+    ctypes.c_void_p,
+    ctypes.c_void_p,
+    ctypes.c_size_t,
+    ctypes.c_int,
+    ctypes.c_int,
+    ctypes.c_int,
+    ctypes.c_int64,
+)
+_c_munmap = _declare("munmap", ctypes.c_int, ctypes.c_void_p, ctypes.c_size_t)
+_c_mprotect = _declare("mprotect", ctypes.c_int, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
+_c_madvise = _declare("madvise", ctypes.c_int, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
+_c_mlock = _declare("mlock", ctypes.c_int, ctypes.c_void_p, ctypes.c_size_t)
+_c_munlock = _declare("munlock", ctypes.c_int, ctypes.c_void_p, ctypes.c_size_t)
+_c_mincore = _declare("mincore", ctypes.c_int, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_void_p)
+_c_fallocate = _declare(
+    "fallocate", ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64
+)
+_process_vm = (
+    ctypes.c_int,
+    ctypes.POINTER(_IoVec),
+    ctypes.c_ulong,
+    ctypes.POINTER(_IoVec),
+    ctypes.c_ulong,
+    ctypes.c_ulong,
+)
+_c_process_vm_readv = _declare("process_vm_readv", ctypes.c_ssize_t, *_process_vm)
+_c_process_vm_writev = _declare("process_vm_writev", ctypes.c_ssize_t, *_process_vm)
+_c_memmove = _declare("memmove", ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t)
+_c_memset = _declare("memset", ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int, ctypes.c_size_t)
+
+
+def _refused() -> OSError:
+    number = ctypes.get_errno()
+    return OSError(number, os.strerror(number))
+
+
+def mmap(address: int, length: int, prot: int, flags: int, fd: int, offset: int) -> int:
+    """mmap(2): the address of the new mapping."""
+    if _interceptor is not None:
+        _interceptor("mmap")
+    result: int | None = _c_mmap(address, length, prot, flags, fd, offset)
+    if result == _MAP_FAILED:
+        raise _refused()
+    return result or 0  # ctypes gives None for a mapping at address 0
+
+
+def munmap(address: int, length: int) -> None:
+    """munmap(2)."""
+    if _c_munmap(address, length) != 0:
+        raise _refused()
+    if _interceptor is not None:
+        _interceptor("munmap")
+
+
+def mprotect(address: int, length: int, prot: int) -> None:
+    """mprotect(2)."""
+    if _interceptor is not None:
+        _interceptor("mprotect")
+    if _c_mprotect(address, length, prot) != 0:
+        raise _refused()
+
+
+def madvise(address: int, length: int, advice: int) -> None:
+    """madvise(2), started again when a signal breaks it off (populating is interruptible)."""
+    if _interceptor is not None:
+        _interceptor("madvise")
+    while _c_madvise(address, length, advice) != 0:
+        error = _refused()
+        if error.errno != errno.EINTR:
+            raise error
+
+
+def mlock(address: int, length: int) -> None:
+    """mlock(2). On failure part of the range may be left locked: see residency."""
+    if _interceptor is not None:
+        _interceptor("mlock")
+    if _c_mlock(address, length) != 0:
+        raise _refused()
+
+
+def munlock(address: int, length: int) -> None:
+    """munlock(2)."""
+    if _interceptor is not None:
+        _interceptor("munlock")
+    if _c_munlock(address, length) != 0:
+        raise _refused()
+
+
+def mincore(address: int, length: int, pages: int) -> bytearray:
+    """mincore(2): one byte a page, bit 0 set where the page is in memory."""
+    if _interceptor is not None:
+        _interceptor("mincore")
+    result = bytearray(pages)
+    buffer = (ctypes.c_ubyte * pages).from_buffer(result)
+    if _c_mincore(address, length, ctypes.addressof(buffer)) != 0:
+        raise _refused()
+    return result
+
+
+def fallocate(fd: int, mode: int, offset: int, length: int) -> None:
+    """fallocate(2)."""
+    if _interceptor is not None:
+        _interceptor("fallocate")
+    while _c_fallocate(fd, mode, offset, length) != 0:
+        error = _refused()
+        if error.errno != errno.EINTR:
+            raise error
+
+
+def memfd_create(name: str, flags: int) -> int:
+    """memfd_create(2)."""
+    if _interceptor is not None:
+        _interceptor("memfd_create")
+    return os.memfd_create(name, flags)
+
+
+def open_file(path: str, flags: int) -> int:
+    """open(2), close-on-exec."""
+    if _interceptor is not None:
+        _interceptor("open")
+    return os.open(path, flags | os.O_CLOEXEC)
+
+
+def dup(fd: int) -> int:
+    """fcntl(F_DUPFD_CLOEXEC)."""
+    if _interceptor is not None:
+        _interceptor("dup")
+    return os.dup(fd)
+
+
+def close(fd: int) -> None:
+    """close(2)."""
+    os.close(fd)
+    if _interceptor is not None:
+        _interceptor("close")
+
+
+def ftruncate(fd: int, size: int) -> None:
+    """ftruncate(2)."""
+    if _interceptor is not None:
+        _interceptor("ftruncate")
+    os.ftruncate(fd, size)
+
+
+def fstat(fd: int) -> os.stat_result:
+    """fstat(2)."""
+    if _interceptor is not None:
+        _interceptor("fstat")
+    return os.fstat(fd)
+
+
+def fcntl(fd: int, command: int, argument: int = 0) -> int:
+    """fcntl(2) with an integer argument."""
+    if _interceptor is not None:
+        _interceptor("fcntl")
+    return _fcntl.fcntl(fd, command, argument)
+
+
+def lseek(fd: int, offset: int, whence: int) -> int:
+    """lseek(2)."""
+    if _interceptor is not None:
+        _interceptor("lseek")
+    return os.lseek(fd, offset, whence)
+
+
+def pread(fd: int, length: int, offset: int) -> bytes:
+    """pread(2): up to ``length`` bytes."""
+    if _interceptor is not None:
+        _interceptor("pread")
+    return os.pread(fd, length, offset)
+
+
+def preadv(fd: int, buffer: memoryview, offset: int) -> int:
+    """preadv(2) into one buffer: bytes read."""
+    if _interceptor is not None:
+        _interceptor("pread")
+    return os.preadv(fd, [buffer], offset)
+
+
+def pwrite(fd: int, data: bytes | memoryview, offset: int) -> int:
+    """pwrite(2): bytes written."""
+    if _interceptor is not None:
+        _interceptor("pwrite")
+    return os.pwrite(fd, data, offset)
+
+
+def process_vm_read(pid: int, address: int, length: int) -> bytes:
+    """process_vm_readv(2) of one range: the bytes; EFAULT where the process has no memory."""
+    if _interceptor is not None:
+        _interceptor("process_vm_readv")
+    buffer = ctypes.create_string_buffer(length)
+    local = _IoVec(ctypes.addressof(buffer), length)
+    remote = _IoVec(address, length)
+    count = _c_process_vm_readv(pid, ctypes.byref(local), 1, ctypes.byref(remote), 1, 0)
+    if count < 0:
+        raise _refused()
+    return buffer.raw[:count]
+
+
+def process_vm_write(pid: int, address: int, data: bytes) -> int:
+    """process_vm_writev(2) of one range: bytes written."""
+    if _interceptor is not None:
+        _interceptor("process_vm_writev")
+    buffer = ctypes.create_string_buffer(data, len(data))
+    local = _IoVec(ctypes.addressof(buffer), len(data))
+    remote = _IoVec(address, len(data))
+    count: int = _c_process_vm_writev(pid, ctypes.byref(local), 1, ctypes.byref(remote), 1, 0)
+    if count < 0:
+        raise _refused()
+    return count
+
+
+def memmove(destination: int, source: int, length: int) -> None:
+    """memmove(3), with the GIL released. No system call, and no check: the caller has made it."""
+    _c_memmove(destination, source, length)
+
+
+def memset(address: int, value: int, length: int) -> None:
+    """memset(3), with the GIL released. No system call, and no check: the caller has made it."""
+    _c_memset(address, value, length)
+
+
+ByteArray: TypeAlias = "ctypes.Array[ctypes.c_ubyte]"
+
+
+def buffer_at(address: int, length: int) -> ByteArray:
+    """The ``length`` bytes at ``address`` as an object with the buffer protocol.
+
+    It does not keep the mapping alive: whoever asks must, for as long as any view of it lives. It
+    can be weakly referenced, which is how live views are found.
+    """
+    return (ctypes.c_ubyte * length).from_address(address)
+
+
+def address_of(buffer: memoryview) -> int:
+    """The address of the first byte of a contiguous buffer, read-only ones included."""
+    view = _PyBuffer()
+    if _get_buffer(ctypes.py_object(buffer), ctypes.byref(view), 0) != 0:
+        raise BufferError("not a contiguous buffer")
+    address = view.buf or 0
+    _release_buffer(ctypes.byref(view))
+    return address
+
+
+class _PyBuffer(ctypes.Structure):
+    """Py_buffer of CPython's <cpython/object.h> (stable ABI since 3.11)."""
+
+    _fields_ = (
+        ("buf", ctypes.c_void_p),
+        ("obj", ctypes.c_void_p),
+        ("len", ctypes.c_ssize_t),
+        ("itemsize", ctypes.c_ssize_t),
+        ("readonly", ctypes.c_int),
+        ("ndim", ctypes.c_int),
+        ("format", ctypes.c_char_p),
+        ("shape", ctypes.c_void_p),
+        ("strides", ctypes.c_void_p),
+        ("suboffsets", ctypes.c_void_p),
+        ("internal", ctypes.c_void_p),
+    )
+
+
+_get_buffer = ctypes.pythonapi.PyObject_GetBuffer
+_get_buffer.argtypes = (ctypes.py_object, ctypes.POINTER(_PyBuffer), ctypes.c_int)
+_get_buffer.restype = ctypes.c_int
+_release_buffer = ctypes.pythonapi.PyBuffer_Release
+_release_buffer.argtypes = (ctypes.POINTER(_PyBuffer),)
+_release_buffer.restype = None
