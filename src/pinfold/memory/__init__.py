@@ -1,0 +1,1 @@
+"""Pages and ranges, with no idea of handles, rights or buses."""

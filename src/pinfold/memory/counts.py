@@ -1,0 +1,184 @@
+# How often each page of one memory object is pinned.
+#
+# Pins come in two shapes: very many small ones (ring entries, descriptors), and few large ones
+# (whole buffers). Small pins are counted in a byte a page, in chunks that exist only where a small
+# pin has been, because a byte in a bytearray is the cheapest count there is. Large pins are counted
+# as intervals, because a terabyte must not cost a quarter of a billion bytes of books. A page's
+# count is the sum of the two, and no caller can tell.
+#
+# Zircon counts to 31 (five bits in its page structure), so a byte is more than enough.
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from pinfold.errors import Unavailable
+from pinfold.memory.ranges import RangeCounts, RangeSet
+from pinfold.units import PAGE_SHIFT
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from numpy.typing import NDArray
+
+MAX_PINS: Final = 31
+"""Pins that one page can carry. Source: Zircon, VM_PAGE_OBJECT_MAX_PIN_COUNT."""
+
+_CHUNK_SHIFT: Final = 10
+_CHUNK: Final = 1 << _CHUNK_SHIFT  # pages counted by one bytearray
+_CHUNK_MASK: Final = _CHUNK - 1
+LARGE: Final = _CHUNK
+"""A pin of this many pages or more is counted as an interval."""
+
+
+class PinCounts:
+    """Pin counts by page number. Ranges are ``[first, last)`` in pages and never empty."""
+
+    __slots__ = ("_chunks", "_large", "pinned_pages")
+
+    def __init__(self) -> None:
+        self._chunks: dict[int, bytearray] = {}
+        self._large = RangeCounts()
+        self.pinned_pages = 0
+        """Pages with a count above 0."""
+
+    def raise_(self, first: int, last: int) -> int:
+        """Count one more pin of each page; how many pages were not pinned before.
+
+        Raises:
+          Unavailable: a page is pinned `MAX_PINS` times already; nothing changed.
+        """
+        if last - first == 1 and not self._large:  # the hot path: one page, a few byte operations
+            chunk = self._chunks.get(first >> _CHUNK_SHIFT)
+            if chunk is None:
+                chunk = self._chunks[first >> _CHUNK_SHIFT] = bytearray(_CHUNK)
+            index = first & _CHUNK_MASK
+            count = chunk[index]
+            if count == MAX_PINS:
+                raise _too_often(first)
+            chunk[index] = count + 1
+            if count:
+                return 0
+            self.pinned_pages += 1
+            return 1
+        self._refuse_overflow(first, last)
+        fresh = self._count_zero(first, last)
+        if last - first >= LARGE:
+            self._large.raise_(first, last)
+        else:
+            for part in self._small(first, last):
+                part += 1
+        self.pinned_pages += fresh
+        return fresh
+
+    def lower(self, first: int, last: int) -> int:
+        """Undo one `raise_` of exactly this range; how many pages are no longer pinned.
+
+        The caller owns a pin of exactly this range: counts are not checked against others' ranges.
+        """
+        if last - first == 1 and not self._large:
+            chunk = self._chunks[first >> _CHUNK_SHIFT]
+            index = first & _CHUNK_MASK
+            count = chunk[index]
+            if not count:
+                raise ValueError(f"page {first:#x} is not pinned")
+            chunk[index] = count - 1
+            if count > 1:
+                return 0
+            self.pinned_pages -= 1
+            return 1
+        if last - first >= LARGE:
+            self._large.lower(first, last)
+        else:
+            parts = list(self._small(first, last))
+            if not all(part.all() for part in parts):
+                raise ValueError(f"a page of [{first:#x}, {last:#x}) is not pinned")
+            for part in parts:
+                part -= 1
+        freed = self._count_zero(first, last)
+        self.pinned_pages -= freed
+        return freed
+
+    def count(self, page: int) -> int:
+        """How often ``page`` is pinned."""
+        chunk = self._chunks.get(page >> _CHUNK_SHIFT)
+        return self._large.count(page) + (chunk[page & _CHUNK_MASK] if chunk is not None else 0)
+
+    def first_pinned(self, first: int, last: int) -> int | None:
+        """The lowest pinned page of ``[first, last)``."""
+        if not self.pinned_pages or first >= last:
+            return None
+        found = [next((low for low, _, _ in self._large.runs(first, last)), last)]
+        for at, part in self._present(first, last):
+            nonzero = np.flatnonzero(part)
+            if nonzero.size:
+                found.append(at + int(nonzero[0]))
+                break
+        lowest = min(found)
+        return lowest if lowest < last else None
+
+    def pinned(self, first: int, last: int) -> RangeSet:
+        """The pinned pages of ``[first, last)``."""
+        found = RangeSet()
+        for low, high, _ in self._large.runs(first, last):
+            found.add(low, high)
+        for at, part in self._present(first, last):
+            edges = np.flatnonzero(np.diff(part != 0, prepend=False, append=False))
+            for low, high in edges.reshape(-1, 2).tolist():
+                found.add(at + low, at + high)
+        return found
+
+    def _refuse_overflow(self, first: int, last: int) -> None:
+        small = max((int(part.max()) for _, part in self._present(first, last)), default=0)
+        if small + self._large.highest(first, last) < MAX_PINS:
+            return
+        # The two maxima may be of different pages: look again, interval by interval.
+        for low, high, large in list(self._large.runs(first, last)) + [
+            (low, high, 0) for low, high in self._large.gaps(first, last)
+        ]:
+            if large >= MAX_PINS:
+                raise _too_often(low)
+            for at, part in self._present(low, high):
+                full = np.flatnonzero(part >= MAX_PINS - large)
+                if full.size:
+                    raise _too_often(at + int(full[0]))
+
+    def _count_zero(self, first: int, last: int) -> int:
+        """How many pages of the range have count 0."""
+        zero = 0
+        for low, high in self._large.gaps(first, last):
+            zero += high - low
+            zero -= sum(int(np.count_nonzero(part)) for _, part in self._present(low, high))
+        return zero
+
+    def _small(self, first: int, last: int) -> Iterator[NDArray[np.uint8]]:
+        """Writable views of the byte counts of the range, made where they are missing."""
+        for index in range(first >> _CHUNK_SHIFT, ((last - 1) >> _CHUNK_SHIFT) + 1):
+            chunk = self._chunks.get(index)
+            if chunk is None:
+                chunk = self._chunks[index] = bytearray(_CHUNK)
+            base = index << _CHUNK_SHIFT
+            low, high = max(first - base, 0), min(last - base, _CHUNK)
+            yield np.frombuffer(chunk, np.uint8, high - low, low)
+
+    def _present(self, first: int, last: int) -> Iterator[tuple[int, NDArray[np.uint8]]]:
+        """(page, byte counts) of the chunks in the range that exist, ascending."""
+        wanted = range(first >> _CHUNK_SHIFT, ((last - 1) >> _CHUNK_SHIFT) + 1)
+        if len(self._chunks) < len(wanted):
+            indices = sorted(index for index in self._chunks if index in wanted)
+        else:
+            indices = [index for index in wanted if index in self._chunks]
+        for index in indices:
+            base = index << _CHUNK_SHIFT
+            low, high = max(first - base, 0), min(last - base, _CHUNK)
+            yield base + low, np.frombuffer(self._chunks[index], np.uint8, high - low, low)
+
+
+def _too_often(page: int) -> Unavailable:
+    return Unavailable(
+        "a page is pinned as often as a page can be",
+        asked=page << PAGE_SHIFT,
+        limit=MAX_PINS,
+        remedy="unpin it somewhere, or share one pin of it",
+    )

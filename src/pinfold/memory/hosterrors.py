@@ -1,0 +1,41 @@
+# What a refusal of the Linux kernel means to a caller of ours.
+from __future__ import annotations
+
+import errno
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from pinfold.errors import HostError, NoMemory, NoSpace, PinfoldError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+def from_host(what: str, error: OSError, *, asked: int | None = None) -> PinfoldError:
+    """The pinfold error for the kernel's refusal of ``what``; chain it with ``from error``."""
+    if error.errno == errno.ENOSPC or error.errno == errno.EDQUOT:
+        return NoSpace(
+            f"{what}: {error.strerror}", asked=asked, remedy="free space in the backing store"
+        )
+    if error.errno == errno.ENOMEM:
+        return NoMemory(
+            f"{what}: {error.strerror}",
+            asked=asked,
+            remedy="free memory, or mappings if vm.max_map_count is reached",
+        )
+    if error.errno in (errno.EMFILE, errno.ENFILE):
+        return NoMemory(
+            f"{what}: {error.strerror}", asked=asked, remedy="close files or raise RLIMIT_NOFILE"
+        )
+    return HostError(what, error)
+
+
+@contextmanager
+def translated(what: str, *, asked: int | None = None) -> Iterator[None]:
+    """Turn an `OSError` of the block into the pinfold error for it."""
+    try:
+        yield
+    except PinfoldError:
+        raise
+    except OSError as error:
+        raise from_host(what, error, asked=asked) from error

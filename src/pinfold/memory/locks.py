@@ -1,0 +1,113 @@
+# The kernel's lock, and what to do with work that cannot wait for it.
+#
+# A handle can be dropped anywhere: the garbage collector may run in the middle of any operation, on
+# a thread that already holds any of our locks. So a finaliser never waits. It leaves its work with
+# `KernelLock.post`, which does it at once when the lock is free, and otherwise leaves it to whoever
+# holds the lock, who does it right after letting go.
+#
+# Order of locks: the kernel's, then a device space's or the physical map's, then a backing's own.
+# Never upward.
+from __future__ import annotations
+
+import logging
+import threading
+from collections import deque
+from typing import TYPE_CHECKING, Protocol
+
+from pinfold.errors import Unavailable, WrongProcess
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+log = logging.getLogger("pinfold")
+log.addHandler(logging.NullHandler())  # what to print is for the application to say
+
+
+class Work(Protocol):
+    """Something a finaliser left to be done."""
+
+    def settle(self) -> None:
+        """Do it, with the kernel's lock held. `Unavailable` means: not from here, try later."""
+
+
+class KernelLock:
+    """A lock whose holder does, on the way out, what finalisers have left."""
+
+    __slots__ = ("_lock", "_posted")
+
+    def __init__(self) -> None:
+        self._lock: threading.Lock | _LostLock = threading.Lock()
+        self._posted: deque[Work] = deque()
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._lock.release()
+        if self._posted:
+            self.settle()
+
+    def post(self, work: Work) -> None:
+        """Have ``work`` done as soon as the lock allows. Never waits; for finalisers."""
+        self._posted.append(work)
+        self.settle()
+
+    def later(self, work: Work) -> None:
+        """Have ``work`` done after the lock is let go. For its holder."""
+        self._posted.append(work)
+
+    def settle(self) -> None:
+        """Do what has been left, unless somebody holds the lock: then they will."""
+        while self._posted:
+            if not self._lock.acquire(blocking=False):
+                return
+            try:
+                try:
+                    work = self._posted.popleft()
+                except IndexError:
+                    return
+                try:
+                    work.settle()
+                except Unavailable:
+                    self._posted.append(work)
+                    return  # this thread is inside an access; its end settles again
+                except Exception:  # a finaliser has nobody to raise to
+                    log.exception("a dropped object could not be settled")
+            finally:
+                self._lock.release()
+
+    def lose(self) -> None:
+        """In a forked child: from now on every use raises, and nothing is settled."""
+        self._lock = _LostLock()
+        self._posted.clear()
+
+
+class _LostLock:
+    """The lock of objects that belong to the parent process."""
+
+    def acquire(self, blocking: bool = True) -> bool:  # noqa: FBT001, FBT002 - Lock's signature
+        if not blocking:
+            return False
+        raise WrongProcess(
+            "these objects belong to the process that this one was forked from",
+            remedy="make a Kernel of its own in the child",
+        )
+
+    def release(self) -> None:
+        """Nothing is held."""
+
+
+def held_by_this_thread(lock: threading.RLock) -> bool:
+    """True when the calling thread is inside ``lock``; what threading.Condition asks too."""
+    return bool(lock._is_owned())  # type: ignore[attr-defined]  # noqa: SLF001
+
+
+def refuse_inside(lock: threading.RLock) -> None:
+    """Raise `Unavailable` when a finaliser runs inside an access of its own thread."""
+    if held_by_this_thread(lock):
+        raise Unavailable("an access of this thread is under way", remedy="settle it afterwards")

@@ -1,0 +1,261 @@
+# The pages of one memory object: absent, committed, pinned.
+#
+# This is the only place where a pin count changes. Nothing in Linux stops a hole from being punched
+# in memory that a device is writing to: the device then writes to an orphan page that nobody sees.
+# So every operation that could free a page asks the counts here first, and the counts are raised
+# before a page is committed for a pin and lowered after the device has been shut out.
+#
+# Pages that we committed ourselves, in memory that nobody else can punch, are remembered, so that a
+# pin of committed memory makes no system call.
+#
+# Lock: every method is called with the kernel's lock held, but for `commit`, `read_into` and
+# `write_from`, which may take long and say so. Ranges are in bytes where they are called offset and
+# size, in pages where they are called first and last.
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from pinfold.errors import BadState, NoMemory, NotSupported
+from pinfold.host import probe
+from pinfold.memory.counts import PinCounts
+from pinfold.memory.physmap import FrameRun
+from pinfold.memory.ranges import RangeMap, RangeSet
+from pinfold.units import MIB, PAGE_SHIFT, PhysAddr, human_size, page_down, page_up
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from pinfold.memory.backing import Backing
+    from pinfold.memory.physmap import PhysicalMap
+
+_ASK_HOST_FROM: Final = 64 * MIB
+"""A commit of so many bytes first asks whether the host has them; past its memory Linux kills."""
+
+
+class Pages:
+    """Page states and pin counts of one backing.
+
+    Attributes:
+      backing: where the bytes live.
+      pins: how many live pins hold pages of it.
+    """
+
+    __slots__ = (
+        "_committed",
+        "_counts",
+        "_epoch",
+        "_frames",
+        "_physmap",
+        "backing",
+        "kept",
+        "pins",
+    )
+
+    def __init__(self, backing: Backing, physmap: PhysicalMap) -> None:
+        self.backing = backing
+        self.pins = 0
+        self.kept = False
+        """True where pages are never given back: contiguous memory, device memory."""
+        self._counts = PinCounts()
+        self._committed = RangeSet()
+        self._epoch = 0  # changes whenever pages are given back
+        self._physmap = physmap
+        self._frames: RangeMap[FrameRun] = RangeMap()
+
+    @property
+    def page_count(self) -> int:
+        """Pages in the object."""
+        return self.backing.size >> PAGE_SHIFT
+
+    @property
+    def pinned_pages(self) -> int:
+        """Pages with a pin count above 0."""
+        return self._counts.pinned_pages
+
+    # Pins ---------------------------------------------------------------------------------------
+
+    def pin(self, first: int, last: int) -> int:
+        """Count one more pin of each page; how many pages nothing pinned before.
+
+        Raises:
+          Unavailable: a page is pinned as often as a page can be; nothing changed.
+        """
+        fresh = self._counts.raise_(first, last)
+        self.pins += 1
+        return fresh
+
+    def unpin(self, first: int, last: int) -> int:
+        """Undo one `pin` of exactly this range; how many pages nothing pins now.
+
+        The caller has shut the device out first.
+        """
+        freed = self._counts.lower(first, last)
+        self.pins -= 1
+        return freed
+
+    def pin_count(self, page: int) -> int:
+        """How often one page is pinned."""
+        return self._counts.count(page)
+
+    def first_pinned(self, offset: int, size: int) -> int | None:
+        """Where the first pinned page of a byte range begins."""
+        page = self._counts.first_pinned(offset >> PAGE_SHIFT, page_up(offset + size) >> PAGE_SHIFT)
+        return None if page is None else page << PAGE_SHIFT
+
+    def refuse_if_pinned(self, what: str, offset: int, size: int) -> None:
+        """Raise `BadState` when a page of the range is pinned."""
+        pinned = self.first_pinned(offset, size)
+        if pinned is not None:
+            raise BadState(
+                f"cannot {what}: a device may be using the page at {pinned:#x}",
+                asked=size,
+                holder=f"{self.pin_count(pinned >> PAGE_SHIFT)} pin(s)",
+                remedy="unpin it first; Kernel.ledger says who pinned it",
+            )
+
+    # Commit and give back -----------------------------------------------------------------------
+
+    def is_committed(self, first: int, last: int) -> bool:
+        """True when the pages are known to be committed; False when that is not known."""
+        return self._committed.covers(first, last)
+
+    def commit(self, offset: int, size: int, *, pinned: bool = False) -> None:
+        """Give every page of a page-aligned range memory. Call without the kernel's lock.
+
+        With ``pinned`` the caller's own pin keeps the pages from being given back meanwhile.
+        On failure some pages may be committed.
+
+        Raises:
+          NoMemory, NoSpace, HostError: see `Backing.commit`.
+        """
+        epoch = self._epoch
+        if size >= _ASK_HOST_FROM:
+            self._ask_host(offset, size)
+        self.backing.commit(offset, size)
+        # Known for good only if nobody gave pages back while we were at it.
+        if self.backing.exclusive and (pinned or epoch == self._epoch):
+            self._committed.add(offset >> PAGE_SHIFT, (offset + size) >> PAGE_SHIFT)
+
+    def _ask_host(self, offset: int, size: int) -> None:
+        absent = size - sum(stop - start for start, stop in self.backing.data_runs(offset, size))
+        available = probe.available_memory()
+        if absent > available:
+            raise NoMemory(
+                f"committing {human_size(absent)} would need more memory than the host has left",
+                asked=absent,
+                available=available,
+                remedy="ask for less, or free memory; committing it would end some process",
+            )
+
+    def decommit(self, offset: int, size: int) -> None:
+        """Give the memory of a page-aligned range back; it reads as zeros.
+
+        Raises:
+          BadState: a page is pinned; nothing changed.
+          NotSupported: memory that is never given back.
+        """
+        if self.kept:
+            raise NotSupported("contiguous and device memory is never given back")
+        self.refuse_if_pinned("decommit", offset, size)
+        if size:
+            self._forget(offset, size)
+            self.backing.punch(offset, size)
+
+    def _forget(self, offset: int, size: int) -> None:
+        self._epoch += 1
+        self._committed.discard(offset >> PAGE_SHIFT, (offset + size) >> PAGE_SHIFT)
+
+    def zero(self, offset: int, size: int) -> None:
+        """Make a byte range read as zeros.
+
+        Whole pages are given back; pinned pages, and pages that are never given back, are cleared
+        in place and stay where they are. Parts of pages are written.
+        """
+        end = offset + size
+        low, high = page_up(offset), page_down(end)
+        if low >= high:
+            self.backing.write_zeros(offset, size)
+            return
+        self.backing.write_zeros(offset, low - offset)
+        self.backing.write_zeros(high, end - high)
+        first, last = low >> PAGE_SHIFT, high >> PAGE_SHIFT
+        pinned = self._counts.pinned(first, last)
+        if self.kept:
+            pinned.add(first, last)
+        for start, stop in pinned:
+            if max(start, first) < min(stop, last):
+                self.backing.write_zeros(start << PAGE_SHIFT, (stop - start) << PAGE_SHIFT)
+        for start, stop in pinned.gaps(first, last):
+            self.decommit(start << PAGE_SHIFT, (stop - start) << PAGE_SHIFT)
+
+    def resize(self, size: int) -> None:
+        """Change the size to ``size`` bytes, whole pages.
+
+        Raises:
+          BadState: a page that would be cut off is pinned; nothing changed.
+        """
+        old = self.backing.size
+        if size < old:
+            self.refuse_if_pinned("shrink", size, old - size)
+            with self._physmap.lock:  # no device of an untranslated bus is at the pages meanwhile
+                self._forget(size, old - size)
+                self.backing.resize(size)
+        else:
+            self.backing.resize(size)
+
+    # Bytes --------------------------------------------------------------------------------------
+
+    def read_into(self, buffer: memoryview, offset: int) -> None:
+        """Fill ``buffer``; commits nothing. Needs no lock."""
+        self.backing.read_into(buffer, offset)
+
+    def write_from(self, buffer: memoryview, offset: int) -> None:
+        """Write ``buffer``; commits what it touches. Needs no lock."""
+        self.backing.write_from(buffer, offset)
+
+    # Simulated physical addresses ---------------------------------------------------------------
+
+    def make_contiguous(self, alignment: int) -> None:
+        """Give the whole object one run of simulated frames; it is never given back again."""
+        run = self._physmap.contiguous(self, self.page_count, alignment)
+        self._frames.insert(0, self.page_count, run)
+        self.kept = True
+
+    def place_at(self, address: int) -> None:
+        """Put the whole object at a simulated physical address, for devices to find it there."""
+        run = self._physmap.fixed(self, self.page_count, PhysAddr(address))
+        self._frames.insert(0, self.page_count, run)
+        self.kept = True
+
+    def show_at(self, address: int) -> None:
+        """The object shows device memory that somebody else has put at ``address``."""
+        run = FrameRun(self, 0, self.page_count, address, 0)
+        self._frames.insert(0, self.page_count, run)
+        self.kept = True
+
+    @property
+    def contiguous(self) -> bool:
+        """True when the whole object is one run of physical memory."""
+        return self.kept
+
+    def physical_addresses(self, first: int, last: int) -> NDArray[np.uint64]:
+        """The simulated physical address of each page; frames are given out on first use."""
+        for start, stop in list(self._frames.gaps(first, last)):
+            self._frames.insert(start, stop, self._physmap.scatter(self, start, stop - start))
+        parts = [
+            run.addresses(max(start, first), min(stop, last))
+            for start, stop, run in self._frames.overlapping(first, last)
+        ]
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+    def close(self) -> None:
+        """Give everything back. The caller has made sure that nothing is pinned."""
+        if self.pins:
+            raise BadState("memory with live pins cannot be freed", holder=f"{self.pins} pin(s)")
+        with self._physmap.lock:
+            for _, _, run in self._frames:
+                self._physmap.release(run)
+            self._frames.clear()
+            self.backing.close()
