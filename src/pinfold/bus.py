@@ -1,0 +1,407 @@
+# The contract between pinned memory and the devices that reach it.
+#
+# Written by its consumer, the Bti: a bus is whatever provides this. A bus sees ranges of committed,
+# pinned memory and permissions, never handles or rights; those have been settled above. It says
+# what it can promise (`BusLimits`) and is held to it by `pinfold.testing.check_bus`.
+#
+#   Bus            the thing that is opened: what it promises, its fault log
+#   DeviceSpace    one initiator's view through it: grant and revoke
+#   Grant          one granted range, and the device addresses it was given
+#   BusMaster      the port by which a software device reaches memory, by device address alone
+#
+# Two orders carry the safety of everything: a range is filled before it is granted, and revoked
+# before it is loosened (see memory/pinned.py). After `revoke` returns, no access through the grant
+# is under way and none will begin.
+from __future__ import annotations
+
+import enum
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, Protocol, overload, runtime_checkable
+
+import numpy as np
+
+from pinfold import sites
+from pinfold.memory.pinned import Anchor, PinnedRange
+from pinfold.rights import describe_perms
+from pinfold.units import PAGE_SIZE, ByteRange, DevVa, human_size
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from pinfold.sites import Site
+
+__all__ = [
+    "Anchor",
+    "Bus",
+    "BusLimits",
+    "BusMaster",
+    "DeviceSpace",
+    "Extent",
+    "Extents",
+    "Fault",
+    "FaultLog",
+    "FaultReason",
+    "Grant",
+    "GrantRecord",
+    "PinnedRange",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class BusLimits:
+    """What a bus promises."""
+
+    page_size: int
+    """Bytes; grants are multiples of it."""
+    minimum_contiguity: int
+    """Bytes; every grant comes in runs at least this long, aligned to it; its last may be short."""
+    apertures: tuple[ByteRange, ...]
+    """Where device addresses can lie, ascending."""
+    max_grant: int | None
+    """Bytes in one grant; None for no limit."""
+    max_grants: int | None
+    """Grants at once; None for no limit."""
+    isolates: bool
+    """True when a device cannot reach what was not granted to it."""
+    anchor: Anchor
+    """What holds the pages of a grant, beside pinfold's own counts."""
+
+
+@dataclass(frozen=True, slots=True)
+class Extent:
+    """One run of device addresses."""
+
+    address: DevVa
+    """Where the device finds it."""
+    offset: int
+    """Bytes from the start of the granted range."""
+    size: int
+    """Bytes."""
+
+    def __str__(self) -> str:
+        return f"[{self.address:#x}, {self.address + self.size:#x}) at offset {self.offset:#x}"
+
+
+class Extents(Sequence[Extent]):
+    """The extents of one grant, ascending by offset, without a Python object for each.
+
+    Either one run, or runs of equal length (but for the last) at any addresses.
+    """
+
+    __slots__ = ("_addresses", "_start", "chunk", "size")
+
+    def __init__(
+        self,
+        size: int,
+        *,
+        start: int = 0,
+        addresses: NDArray[np.uint64] | None = None,
+        chunk: int = 0,
+    ) -> None:
+        self.size = size
+        """Bytes in all."""
+        self.chunk = chunk or size
+        """Bytes in each extent but the last."""
+        self._start = start
+        self._addresses = addresses
+
+    @classmethod
+    def run(cls, start: int, size: int) -> Extents:
+        """One extent."""
+        return cls(size, start=start)
+
+    @classmethod
+    def scattered(cls, addresses: NDArray[np.uint64], chunk: int, size: int) -> Extents:
+        """An extent of ``chunk`` bytes at each address; the last ends where ``size`` does."""
+        return cls(size, addresses=addresses, chunk=chunk)
+
+    def __len__(self) -> int:
+        return 1 if self._addresses is None else len(self._addresses)
+
+    @overload
+    def __getitem__(self, index: int) -> Extent: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Extent]: ...
+    def __getitem__(self, index: int | slice) -> Extent | Sequence[Extent]:
+        if isinstance(index, slice):
+            return [self[at] for at in range(*index.indices(len(self)))]
+        count = len(self)
+        at = index + count if index < 0 else index
+        if not 0 <= at < count:
+            raise IndexError("no such extent")
+        start = self._start if self._addresses is None else int(self._addresses[at])
+        offset = at * self.chunk
+        return Extent(DevVa(start), offset, min(self.chunk, self.size - offset))
+
+    def __iter__(self) -> Iterator[Extent]:
+        return (self[at] for at in range(len(self)))
+
+    def addresses(self, step: int) -> NDArray[np.uint64]:
+        """The device address of every ``step`` bytes, ascending by offset.
+
+        ``step`` divides the length of every extent but the last, or is that length.
+        """
+        if self._addresses is None:
+            start = self._start
+            return np.arange(start, start + self.size, step, dtype=np.uint64)
+        if step == self.chunk:
+            return self._addresses.copy()
+        inside = np.arange(0, self.chunk, step, dtype=np.uint64)
+        table: NDArray[np.uint64] = (self._addresses[:, np.newaxis] + inside).reshape(-1)
+        return table[: -(-self.size // step)]
+
+    @property
+    def first(self) -> int:
+        """The device address of the first byte."""
+        return self._start if self._addresses is None else int(self._addresses[0])
+
+    def highest(self) -> Extent:
+        """The extent with the highest address."""
+        return self[0] if self._addresses is None else self[int(np.argmax(self._addresses))]
+
+
+class Grant:
+    """One range that one initiator can reach.
+
+    A bus makes it and may derive from it to keep its own notes. Attributes:
+      pinned: what was granted.
+      perms: bits of `Perm`.
+      extents: where the device finds it.
+    """
+
+    __slots__ = ("extents", "perms", "pinned")
+
+    def __init__(self, pinned: PinnedRange, perms: int, extents: Extents) -> None:
+        self.pinned = pinned
+        self.perms = perms
+        self.extents = extents
+
+
+class FaultReason(enum.Enum):
+    """Why an access was stopped."""
+
+    NOTHING_THERE = "nothing there"
+    BEYOND_END = "beyond the end of a grant"
+    NOT_PERMITTED = "not permitted"
+    REVOKED = "no longer granted"
+    OUT_OF_REACH = "wider than the device's addresses"
+
+
+@dataclass(frozen=True, slots=True)
+class GrantRecord:
+    """A grant as a fault record names it; it outlives the grant."""
+
+    number: int
+    """Counts the grants of a bus, from 1."""
+    initiator: int
+    range: ByteRange
+    """Device addresses."""
+    perms: int
+    what: str
+    """The memory object."""
+    granted_at: Site
+    """Where in the driver's code."""
+    revoked_ns: int | None = None
+    """`time.monotonic_ns()` of the revocation; None while it is live."""
+    revoked_at: Site | None = None
+
+    def __str__(self) -> str:
+        return (
+            f"grant {self.number} of {self.what} {self.range} for {describe_perms(self.perms)}, "
+            f"pinned at {sites.describe(self.granted_at)}"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One access that a bus stopped. No byte of it was moved."""
+
+    number: int
+    """Counts the faults of a bus, from 1."""
+    initiator: int
+    access: int
+    """One bit of `Perm`: what the device tried."""
+    address: int
+    """Where, on the bus."""
+    size: int
+    """Bytes it tried to move."""
+    when_ns: int
+    """`time.monotonic_ns()`."""
+    reason: FaultReason
+    detail: str
+    """The reason with its facts, for people."""
+    nearest: GrantRecord | None = None
+    """The grant that was meant, or the closest one."""
+
+    def __str__(self) -> str:
+        text = (
+            f"device {self.initiator:#x}: {describe_perms(self.access).lower()} of {self.size} "
+            f"bytes at {self.address:#x} stopped: {self.detail}"
+        )
+        return f"{text}; nearest is {self.nearest}" if self.nearest is not None else text
+
+
+_KEPT_FAULTS: Final = 1024
+
+
+class FaultLog:
+    """The faults of one bus: the most recent in full, all of them counted."""
+
+    __slots__ = ("_listeners", "_records", "total")
+
+    def __init__(self) -> None:
+        self._records: deque[Fault] = deque(maxlen=_KEPT_FAULTS)
+        self._listeners: list[Callable[[Fault], None]] = []
+        self.total = 0
+        """Faults so far, those no longer kept included."""
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __iter__(self) -> Iterator[Fault]:
+        return iter(tuple(self._records))
+
+    def __getitem__(self, index: int) -> Fault:
+        return self._records[index]
+
+    def add(self, fault: Fault) -> None:
+        """Keep a record and tell whoever listens."""
+        self.total += 1
+        self._records.append(fault)
+        for listener in tuple(self._listeners):
+            listener(fault)
+
+    def clear(self) -> None:
+        """Forget the records; the total goes on."""
+        self._records.clear()
+
+    def subscribe(self, listener: Callable[[Fault], None]) -> Callable[[], None]:
+        """Call ``listener`` with every fault from now on; the result ends that."""
+        self._listeners.append(listener)
+        return lambda: self._listeners.remove(listener)
+
+
+class BusMaster(Protocol):
+    """A software device's port: it reaches memory by device address and in no other way.
+
+    Every access is checked whole before its first byte moves. What is stopped is recorded and
+    raises `DmaFault`; a device model catches that and does what its hardware would.
+    """
+
+    @property
+    def initiator(self) -> int:
+        """Who the bus thinks is calling."""
+
+    def read(self, address: int, size: int) -> bytes:
+        """``size`` bytes from ``address``. Raises DmaFault."""
+
+    def read_into(self, address: int, buffer: memoryview) -> None:
+        """Fill a writable buffer from ``address``. Raises DmaFault."""
+
+    def write(self, address: int, data: bytes | bytearray | memoryview) -> None:
+        """Write ``data`` to ``address``. Raises DmaFault."""
+
+    def copy(self, destination: int, source: int, size: int) -> None:
+        """Move ``size`` bytes between two device addresses. Raises DmaFault.
+
+        Long copies are made in bursts, each checked whole; a grant that is revoked meanwhile ends
+        the copy at the next burst.
+        """
+
+    def fetch(self, address: int, size: int) -> bytes:
+        """Read ``size`` bytes to execute them: needs EXECUTE. Raises DmaFault."""
+
+
+class DeviceSpace(Protocol):
+    """One initiator's addresses on a bus, to which pinned memory can be granted.
+
+    It may assume a filled `PinnedRange`, a non-empty permission, and one call of grant, revoke or
+    close at a time. Software devices may be at work through `master` meanwhile.
+    """
+
+    @property
+    def initiator(self) -> int:
+        """The device, as the bus knows it."""
+
+    @property
+    def address_bits(self) -> int:
+        """How many address bits the device can put on the bus."""
+
+    def grant(self, pinned: PinnedRange, perms: int) -> Grant:
+        """Let the device reach ``pinned``.
+
+        Postconditions: `pinfold.testing.check_extents`. All or nothing: if this raises, the device
+        can reach no byte of it.
+
+        Raises:
+          LimitReached: no address space, or no grant, is left.
+          OutOfReach: the device cannot put an address of the range on the bus.
+        """
+
+    def revoke(self, grant: Grant) -> None:
+        """Take back one earlier grant, whole. On return the device is shut out.
+
+        If this raises, assume that the device still reaches it; calling again is allowed.
+
+        Raises:
+          Unavailable: called by a finaliser that the garbage collector runs inside an access of
+            this very thread. `notify_idle` says when to call again.
+        """
+
+    def notify_idle(self, settle: Callable[[], None]) -> None:
+        """Call ``settle`` once, as soon as no access of this thread is under way."""
+
+    def master(self) -> BusMaster:
+        """A port for a software device. Raises NotSupported where the devices are real."""
+
+    def close(self) -> None:
+        """No more grants. The caller has revoked or leaked those there were."""
+
+
+@runtime_checkable
+class Bus(Protocol):
+    """Something devices are attached to."""
+
+    @property
+    def name(self) -> str:
+        """As `open_bus` knows it."""
+
+    @property
+    def limits(self) -> BusLimits:
+        """What it promises; constant for the bus's life."""
+
+    @property
+    def faults(self) -> FaultLog:
+        """What it stopped."""
+
+    def attach(self, initiator: int, *, address_bits: int = 64) -> DeviceSpace:
+        """The space of one device.
+
+        Raises:
+          InvalidArgs: the bus has no such initiator, or it is attached with other address bits.
+        """
+
+    def close(self) -> None:
+        """Give back what the bus holds. Grants that are live are revoked first."""
+
+
+def reach(address_bits: int) -> int:
+    """One past the highest address that a device with so many address bits can use."""
+    return 1 << address_bits
+
+
+def out_of_reach_text(extent: Extent, address_bits: int) -> str:
+    """The message for an extent that a device cannot reach."""
+    return (
+        f"a device with {address_bits} address bits reaches {human_size(reach(address_bits))}, "
+        f"and the extent {extent} is beyond"
+    )
+
+
+def page_extents(addresses: NDArray[np.uint64], size: int) -> Extents:
+    """An extent a page, or one run where the addresses follow one another."""
+    if len(addresses) == 1 or bool((np.diff(addresses) == PAGE_SIZE).all()):
+        return Extents.run(int(addresses[0]), size)
+    return Extents.scattered(addresses, PAGE_SIZE, size)
