@@ -1,0 +1,44 @@
+"""pinfold: memory objects, pinned pages and device access for Python on Linux."""
+
+from pinfold.bus import Anchor, Bus, BusLimits, BusMaster, Extent, Extents, Fault, FaultReason
+from pinfold.errors import PinfoldError
+from pinfold.objects.bti import Bti
+from pinfold.objects.iommu import Iommu, open_bus
+from pinfold.objects.kernel import Kernel, default_kernel
+from pinfold.objects.pmt import AddrForm, Pmt, PmtState
+from pinfold.objects.process import Process, current_process
+from pinfold.objects.resource import Resource
+from pinfold.objects.vmo import Vmo
+from pinfold.rights import Perm, Right
+from pinfold.units import PAGE_SIZE, ByteRange, DevVa, HostVa, PhysAddr
+
+__all__ = [
+    "PAGE_SIZE",
+    "AddrForm",
+    "Anchor",
+    "Bti",
+    "Bus",
+    "BusLimits",
+    "BusMaster",
+    "ByteRange",
+    "DevVa",
+    "Extent",
+    "Extents",
+    "Fault",
+    "FaultReason",
+    "HostVa",
+    "Iommu",
+    "Kernel",
+    "Perm",
+    "PhysAddr",
+    "PinfoldError",
+    "Pmt",
+    "PmtState",
+    "Process",
+    "Resource",
+    "Right",
+    "Vmo",
+    "current_process",
+    "default_kernel",
+    "open_bus",
+]

@@ -1,0 +1,4 @@
+"""What callers hold: handles with rights over objects.
+
+Rights and arguments are checked here, once.
+"""

@@ -1,0 +1,241 @@
+# A handle: an object and the rights over it.
+#
+# Two layers. A `HandleEntry` sits in its process's table, as the number a dialect uses names it.
+# A `Handle` is what Python code holds; dropping it unclosed closes the entry, with a
+# ResourceWarning that says where it was made.
+#
+# Source: zx_handle_close, zx_handle_duplicate, zx_handle_replace.
+from __future__ import annotations
+
+import sys
+import warnings
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
+
+from pinfold import sites
+from pinfold.errors import AccessDenied, BadHandle, InvalidArgs
+from pinfold.objects.object import KernelObject
+from pinfold.rights import Right, describe_rights
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from pinfold.objects.kernel import Kernel
+    from pinfold.objects.process import Process
+    from pinfold.sites import Site
+
+_DUPLICATE = int(Right.DUPLICATE)
+_SAME_RIGHTS = int(Right.SAME_RIGHTS)
+
+
+class HandleEntry:
+    """One row of a process's handle table.
+
+    Attributes:
+      value: the number that names it in its process.
+      object: what it is a handle to; None once it is closed.
+      rights: bits of `Right`.
+      process: whose table it is in.
+    """
+
+    __slots__ = ("object", "process", "rights", "value")
+
+    def __init__(self, value: int, target: KernelObject, rights: int, process: Process) -> None:
+        self.value = value
+        self.object: KernelObject | None = target
+        self.rights = rights
+        self.process = process
+
+    def close_locked(self) -> None:
+        """Close it, once. Called with the kernel's lock held."""
+        target = self.object
+        if target is None:
+            return
+        self.object = None
+        self.process.remove(self.value)
+        target.handle_count -= 1
+        if not target.handle_count:
+            target.on_zero_handles()
+
+    def settle(self) -> None:
+        """What a dropped handle leaves to be done."""
+        self.close_locked()
+
+
+K = TypeVar("K", bound=KernelObject)
+
+
+class Handle(Generic[K]):
+    """An object plus rights. Close it, use it in a ``with`` block, or be warned."""
+
+    __slots__ = ("__weakref__", "_entry", "_site")
+
+    _entry: HandleEntry
+    _site: Site
+
+    @classmethod
+    def wrap(cls, entry: HandleEntry) -> Self:
+        """What Python code holds for a row of the table."""
+        made = cls.__new__(cls)
+        made._entry = entry
+        made._site = sites.caller()
+        return made
+
+    def _open(self, entry: HandleEntry) -> None:
+        """What a subclass's ``__init__`` does once it has made its object."""
+        self._entry = entry
+        self._site = sites.caller()
+
+    # What subclasses use ------------------------------------------------------------------------
+
+    @property
+    def object(self) -> K:
+        """The object behind the handle.
+
+        Raises:
+          BadHandle: the handle is closed.
+        """
+        target: Any = self._entry.object
+        if target is None:
+            raise BadHandle(f"this {type(self).__name__} is closed")
+        return target  # type: ignore[no-any-return]
+
+    def _require(self, rights: int) -> K:
+        """The object, if the handle has every right asked for.
+
+        Raises:
+          BadHandle: the handle is closed.
+          AccessDenied: a right is missing (``.missing``).
+        """
+        entry = self._entry
+        target: Any = entry.object
+        if target is None:
+            raise BadHandle(f"this {type(self).__name__} is closed")
+        missing = rights & ~entry.rights
+        if missing:
+            raise AccessDenied(
+                f"a handle to {target}", missing=missing, remedy="use a handle with that right"
+            )
+        return target  # type: ignore[no-any-return]
+
+    # What everybody uses ------------------------------------------------------------------------
+
+    @property
+    def rights(self) -> Right:
+        """What this handle may do."""
+        return Right(self._entry.rights)
+
+    @property
+    def koid(self) -> int:
+        """The number of the object; the same through every handle to it."""
+        return self.object.koid
+
+    @property
+    def name(self) -> str:
+        """The object's name, for people."""
+        return self.object.name
+
+    @property
+    def kernel(self) -> Kernel:
+        """The kernel that the object belongs to."""
+        return self._entry.process.kernel
+
+    @property
+    def value(self) -> int:
+        """The number that names this handle in its process, for dialects."""
+        return self._entry.value
+
+    @property
+    def closed(self) -> bool:
+        """True once the handle is closed, by whatever way."""
+        return self._entry.object is None
+
+    def duplicate(self, rights: Right | int = Right.SAME_RIGHTS) -> Self:
+        """Another handle to the same object, with the same rights or fewer.
+
+        Raises:
+          BadHandle: this handle is closed.
+          AccessDenied: it lacks DUPLICATE.
+          InvalidArgs: ``rights`` has one that this handle lacks.
+
+        Source: zx_handle_duplicate.
+        """
+        entry = self._entry
+        with entry.process.kernel.lock:
+            target = self._require(_DUPLICATE)
+            return self.wrap(entry.process.add(target, narrowed(entry.rights, int(rights))))
+
+    def replace(self, rights: Right | int = Right.SAME_RIGHTS) -> Self:
+        """A new handle in place of this one, with the same rights or fewer; this one is closed.
+
+        It is closed on the error below as well: a token whose replacement is refused goes to
+        quarantine.
+
+        Raises:
+          BadHandle: this handle is closed.
+          InvalidArgs: ``rights`` has one that this handle lacks.
+
+        Source: zx_handle_replace.
+        """
+        entry = self._entry
+        with entry.process.kernel.lock:
+            target = self.object
+            try:
+                fresh = entry.process.add(target, narrowed(entry.rights, int(rights)))
+            finally:
+                entry.close_locked()
+            return self.wrap(fresh)
+
+    def close(self) -> None:
+        """Close the handle; closing it again does nothing. Source: zx_handle_close."""
+        entry = self._entry
+        if entry.object is not None:
+            with entry.process.kernel.lock:
+                entry.close_locked()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        target = self._entry.object
+        if target is None:
+            return f"<{type(self).__name__} (closed)>"
+        return f"<{type(self).__name__} {target} rights {describe_rights(self._entry.rights)}>"
+
+    def __del__(self) -> None:
+        entry = getattr(self, "_entry", None)  # absent when making the handle failed
+        if entry is None or entry.object is None or sys.is_finalizing():
+            return
+        kernel = entry.process.kernel
+        if kernel.lost:  # a forked child: the parent's handle is the parent's to close
+            return
+        warnings.warn(
+            f"{entry.object} was dropped with an open handle, made at {sites.describe(self._site)}",
+            ResourceWarning,
+            stacklevel=2,
+            source=self,
+        )
+        kernel.lock.post(entry)
+
+
+def narrowed(held: int, wanted: int) -> int:
+    """The rights of a new handle made from one with ``held``.
+
+    Raises:
+      InvalidArgs: ``wanted`` is neither SAME_RIGHTS nor a subset of ``held``.
+    """
+    if wanted == _SAME_RIGHTS:
+        return held
+    if wanted & ~held:
+        raise InvalidArgs(
+            f"the new handle would have more rights: {describe_rights(wanted & ~held)}",
+            remedy="ask for a subset of the rights of the handle you have",
+        )
+    return wanted

@@ -1,0 +1,150 @@
+# An IOMMU: a bus that is open, from which device authorities are made.
+#
+# Buses are found by name, and a module is imported when its bus is first asked for: the two that
+# come with pinfold, and whatever other packages offer in the entry-point group "pinfold.buses".
+# Each is a function open_bus(physical, **options) -> Bus.
+from __future__ import annotations
+
+import importlib
+from importlib.metadata import entry_points
+from typing import TYPE_CHECKING, Any, Final
+
+from pinfold.bus import Bus
+from pinfold.errors import InvalidArgs, NotFound, WrongType
+from pinfold.objects.handle import Handle
+from pinfold.objects.object import KernelObject, ObjectType
+from pinfold.objects.process import current_process
+from pinfold.rights import Right
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pinfold.bus import BusLimits, FaultLog
+    from pinfold.objects.bti import Bti
+    from pinfold.objects.kernel import Kernel
+    from pinfold.objects.process import Process
+
+_RIGHTS: Final = int(Right.TRANSFER | Right.DUPLICATE | Right.INSPECT)
+_GROUP: Final = "pinfold.buses"
+_BUILT_IN: Final = ("sim", "stub")
+
+
+class IommuObject(KernelObject):
+    """A bus, and how many device authorities use it."""
+
+    __slots__ = ("bus", "users")
+
+    object_type = ObjectType.IOMMU
+
+    def __init__(self, kernel: Kernel, bus: Bus, name: str) -> None:
+        super().__init__(kernel, name or bus.name)
+        self.bus = bus
+        self.users = 0
+
+    def leave(self) -> None:
+        """One Bti is gone. Called with the kernel's lock held."""
+        self.users -= 1
+        self.on_zero_handles()
+
+    def on_zero_handles(self) -> None:
+        """The bus is closed when nobody uses it any more. Source: Zircon, an IOMMU outlives its
+        handle for as long as a BTI refers to it."""
+        if not self.handle_count and not self.users:
+            self.kernel.forget(self)
+            self.bus.close()
+
+
+class Iommu(Handle[IommuObject]):
+    """A handle over an open bus.
+
+    Args:
+      bus: the bus; it is closed when the last handle and the last `Bti` are gone.
+      process: whose handle this is; the current process by default.
+    """
+
+    __slots__ = ()
+
+    def __init__(self, bus: Bus, *, name: str = "", process: Process | None = None) -> None:
+        if not isinstance(bus, Bus):
+            raise WrongType(f"{type(bus).__name__} is not a bus", remedy="see pinfold.bus.Bus")
+        process = process or current_process()
+        with process.kernel.lock:
+            self._open(process.add(IommuObject(process.kernel, bus, name), _RIGHTS))
+
+    @property
+    def bus(self) -> Bus:
+        """The bus itself."""
+        return self.object.bus
+
+    @property
+    def limits(self) -> BusLimits:
+        """What the bus promises."""
+        return self.object.bus.limits
+
+    @property
+    def faults(self) -> FaultLog:
+        """The accesses that the bus stopped."""
+        return self.object.bus.faults
+
+    def initiator(self, number: int, *, address_bits: int = 64, name: str = "") -> Bti:
+        """The authority of one device to reach host memory.
+
+        Args:
+          number: the device, as the bus knows it; 0 to 2**64 - 1.
+          address_bits: how many address bits the device can put on the bus, 1 to 64. A pin gives
+            addresses within them, or fails with the extent named.
+
+        Raises:
+          InvalidArgs: the bus has no such initiator, or has it with other address bits.
+          BadHandle: this handle is closed.
+
+        Source: zx_bti_create.
+        """
+        from pinfold.objects.bti import Bti
+
+        return Bti(self, number, address_bits=address_bits, name=name)
+
+
+def open_bus(name: str, *, process: Process | None = None, **options: Any) -> Iommu:
+    """Open a bus by name.
+
+    Args:
+      name: ``"sim"``, ``"stub"``, or what another package offers in the entry-point group
+        ``pinfold.buses``. What follows a colon is given to the bus as its ``address``.
+      process: whose handle it is; the current process by default.
+      options: the bus's own; see its module.
+
+    Raises:
+      NotFound: there is no such bus (``.available``).
+      InvalidArgs: an option that the bus does not have, or does not accept.
+    """
+    process = process or current_process()
+    kind, colon, address = name.partition(":")
+    factory = _factory(kind)
+    if colon:
+        options["address"] = address
+    try:
+        bus = factory(process.kernel.physmap, **options)
+    except TypeError as error:
+        raise InvalidArgs(f"the {kind} bus: {error}") from error
+    try:
+        return Iommu(bus, process=process)
+    except BaseException:
+        bus.close()
+        raise
+
+
+def _factory(kind: str) -> Callable[..., Bus]:
+    if kind in _BUILT_IN:
+        module = importlib.import_module(f"pinfold.buses.{kind}")
+        factory: Callable[..., Bus] = module.open_bus
+        return factory
+    offered = {point.name: point for point in entry_points(group=_GROUP)}
+    if kind not in offered:
+        raise NotFound(
+            f"there is no bus called {kind!r}",
+            available=", ".join(sorted({*_BUILT_IN, *offered})),
+            remedy="use one of those, or install the package that has it",
+        )
+    loaded: Callable[..., Bus] = offered[kind].load()
+    return loaded

@@ -1,0 +1,122 @@
+# A kernel: what its objects share.
+#
+# Koids, the ledger of pins and its limit, the simulated physical address map, and the registry of
+# live objects. There is a default one; a test makes its own and shares nothing with another test.
+#
+# The lock is the first in the order of locks (memory/locks.py). It is held for books, never while
+# the host commits or locks memory.
+from __future__ import annotations
+
+import os
+import weakref
+from dataclasses import dataclass
+from itertools import count
+from typing import TYPE_CHECKING, Final
+
+from pinfold.errors import InvalidArgs
+from pinfold.memory.ledger import Ledger, LedgerStatistics
+from pinfold.memory.locks import KernelLock
+from pinfold.memory.physmap import PhysicalMap
+from pinfold.units import PAGE_SIZE
+
+if TYPE_CHECKING:
+    from pinfold.objects.object import KernelObject, ObjectType
+
+_FIRST_KOID: Final = 1024  # Source: Zircon reserves the numbers below for itself
+
+
+@dataclass(frozen=True, slots=True)
+class Leak:
+    """Pins that nobody can release any more: their Bti was closed while they were quarantined."""
+
+    bti: str
+    what: str
+    offset: int
+    size: int
+    pinned_at: str
+
+
+@dataclass(frozen=True, slots=True)
+class KernelStatistics:
+    """A kernel at one moment."""
+
+    objects: int
+    handles: int
+    ledger: LedgerStatistics
+    leaks: int
+
+
+class Kernel:
+    """The shared state of a set of objects.
+
+    Args:
+      max_pinned: bytes that may be pinned at once; None for no limit of pinfold's own.
+      seed: of the policies that scatter simulated physical addresses.
+    """
+
+    def __init__(self, *, max_pinned: int | None = None, seed: int = 0) -> None:
+        if max_pinned is not None and max_pinned < PAGE_SIZE:
+            raise InvalidArgs(
+                "max_pinned is at least a page, or None for no limit",
+                asked=max_pinned,
+                limit=PAGE_SIZE,
+            )
+        self.lock = KernelLock()
+        self.ledger = Ledger(max_pinned)
+        self.physmap = PhysicalMap(seed=seed)
+        self.leaks: list[Leak] = []
+        self.lost = False
+        """True in a process forked from the one that made this kernel."""
+        self._koids = count(_FIRST_KOID)
+        self._objects: dict[int, KernelObject] = {}
+        _kernels.add(self)
+
+    def next_koid(self) -> int:
+        """A number that no object has had."""
+        return next(self._koids)
+
+    def enter(self, member: KernelObject) -> None:
+        """Enter an object into the registry; entering it again does nothing."""
+        self._objects[member.koid] = member
+
+    def forget(self, member: KernelObject) -> None:
+        """Strike an object out."""
+        self._objects.pop(member.koid, None)
+
+    def objects(self, kind: ObjectType | None = None) -> list[KernelObject]:
+        """The live objects, oldest first; of one kind, or all."""
+        members = list(self._objects.values())
+        return [m for m in members if kind is None or m.object_type is kind]
+
+    def statistics(self) -> KernelStatistics:
+        """The kernel as a frozen record."""
+        with self.lock:
+            members = self.objects()
+            return KernelStatistics(
+                objects=len(members),
+                handles=sum(member.handle_count for member in members),
+                ledger=self.ledger.statistics(),
+                leaks=len(self.leaks),
+            )
+
+
+_kernels: weakref.WeakSet[Kernel] = weakref.WeakSet()
+_default: list[Kernel] = []
+
+
+def default_kernel() -> Kernel:
+    """The kernel of objects that are made without naming one."""
+    if not _default:
+        _default.append(Kernel())
+    return _default[0]
+
+
+def _lose_parents_kernels() -> None:
+    """In a forked child: the parent's objects are the parent's."""
+    _default.clear()
+    for kernel in list(_kernels):
+        kernel.lost = True
+        kernel.lock.lose()
+
+
+os.register_at_fork(after_in_child=_lose_parents_kernels)
