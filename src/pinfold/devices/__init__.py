@@ -1,0 +1,1 @@
+"""Software devices: they have registers like hardware and reach memory only through a BusMaster."""
