@@ -24,6 +24,9 @@ MADV_PAGEOUT: Final = 21
 MADV_POPULATE_READ: Final = 22
 MADV_POPULATE_WRITE: Final = 23
 
+# <asm-generic/errno.h>
+EHWPOISON: Final = 133
+
 # <linux/memfd.h>
 MFD_CLOEXEC: Final = 0x1
 MFD_ALLOW_SEALING: Final = 0x2

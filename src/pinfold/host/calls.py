@@ -291,10 +291,16 @@ def buffer_at(address: int, length: int) -> ByteArray:
 
 
 def address_of(buffer: memoryview) -> int:
-    """The address of the first byte of a contiguous buffer, read-only ones included."""
-    view = _PyBuffer()
-    if _get_buffer(ctypes.py_object(buffer), ctypes.byref(view), 0) != 0:
+    """The address of the first byte of a contiguous buffer, read-only ones included.
+
+    Raises:
+      BufferError: it is contiguous in neither C's nor Fortran's order.
+      ValueError: it was released.
+    """
+    if not buffer.contiguous:
         raise BufferError("not a contiguous buffer")
+    view = _PyBuffer()
+    _get_buffer(buffer, ctypes.byref(view), _PYBUF_FULL_RO)  # ctypes raises what Python set
     address = view.buf or 0
     _release_buffer(ctypes.byref(view))
     return address
@@ -317,6 +323,8 @@ class _PyBuffer(ctypes.Structure):
         ("internal", ctypes.c_void_p),
     )
 
+
+_PYBUF_FULL_RO: Final = 0x100 | 0x10 | 0x08 | 0x04  # indirect, strides, shape, format; not writable
 
 _get_buffer = ctypes.pythonapi.PyObject_GetBuffer
 _get_buffer.argtypes = (ctypes.py_object, ctypes.POINTER(_PyBuffer), ctypes.c_int)

@@ -44,8 +44,11 @@ def create_memfd(name: str, size: int) -> int:
         fd = calls.memfd_create(short, flags)
     try:
         calls.ftruncate(fd, size)
-    except BaseException:
-        calls.close(fd)
+    except BaseException as error:
+        try:
+            calls.close(fd)
+        except OSError as second:
+            error.add_note(f"closing the memfd failed too: {second}")
         raise
     return fd
 

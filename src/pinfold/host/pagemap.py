@@ -20,10 +20,20 @@ if TYPE_CHECKING:
 
 
 def entries(address: HostVa, size: int) -> NDArray[np.uint64]:
-    """The raw pagemap word of each page of this process's ``[address, address + size)``."""
+    """The raw pagemap word of each page of this process's ``[address, address + size)``.
+
+    Raises:
+      AccessDenied: the process has given up privileges and may not even open its own pagemap.
+      NotFound: the addresses are above those of processes.
+    """
     words = np.empty(page_count(size), dtype=np.uint64)
     view = memoryview(words.data).cast("B")
-    fd = calls.open_file("/proc/self/pagemap", os.O_RDONLY)
+    try:
+        fd = calls.open_file("/proc/self/pagemap", os.O_RDONLY)
+    except PermissionError as error:
+        raise AccessDenied(
+            "the kernel hides the pagemap from this process", remedy="run with CAP_SYS_ADMIN"
+        ) from error
     try:
         done = 0
         while done < len(view):
@@ -44,13 +54,13 @@ def frames(address: HostVa, size: int) -> NDArray[np.uint64]:
 
     Raises:
       NotFound: a page is not present (``.asked`` is its address).
-      AccessDenied: the kernel hides frame numbers from this process.
+      AccessDenied: the kernel hides the pagemap, or the frame numbers in it, from this process.
     """
     words = entries(address, size)
     present = (words & np.uint64(PM_PRESENT)) != 0
     if not present.all():
         first = int(np.argmin(present))
-        raise NotFound("no page is present", asked=address + (first << PAGE_SHIFT))
+        raise NotFound("a page is not present", asked=address + (first << PAGE_SHIFT))
     numbers = words & np.uint64(PM_PFN_MASK)
     if not numbers.all():
         raise AccessDenied(

@@ -78,6 +78,35 @@ def address_space_limit() -> int | None:
     return None if soft == resource.RLIM_INFINITY else soft
 
 
+def mapped_ranges(start: int, stop: int) -> list[tuple[int, int]]:
+    """The mapped parts of this process's ``[start, stop)``, ascending, neighbours merged.
+
+    From /proc/self/maps, which costs by mapping; mincore(2) would cost by page, and says only that
+    there is a hole, not where. Read piece by piece: who asks may have run out of mappings, and then
+    there is no memory for the whole of it. Not atomic: another thread may map or unmap meanwhile.
+    """
+    found: list[tuple[int, int]] = []
+    fd = calls.open_file("/proc/self/maps", os.O_RDONLY)
+    try:
+        done, rest = 0, b""
+        while chunk := calls.pread(fd, _PROC_BYTES, done):
+            done += len(chunk)
+            *lines, rest = (rest + chunk).split(b"\n")
+            for line in lines:
+                low, high = (int(border, 16) for border in line.split(maxsplit=1)[0].split(b"-"))
+                if low >= stop:  # ascending
+                    return found
+                low, high = max(low, start), min(high, stop)
+                if low >= high:
+                    continue
+                if found and found[-1][1] == low:
+                    low = found.pop()[0]
+                found.append((low, high))
+    finally:
+        calls.close(fd)
+    return found
+
+
 def max_map_count() -> int:
     """vm.max_map_count: how many mappings a process may have."""
     fd = calls.open_file("/proc/sys/vm/max_map_count", os.O_RDONLY)
