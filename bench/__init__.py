@@ -1,0 +1,1 @@
+"""One benchmark for each speed claim of pinfold; run ``python -m bench``."""
