@@ -3,12 +3,16 @@
 from pinfold.bus import Anchor, Bus, BusLimits, BusMaster, Extent, Extents, Fault, FaultReason
 from pinfold.errors import PinfoldError
 from pinfold.objects.bti import Bti
+from pinfold.objects.inplace import PinnedBuffer, pin
 from pinfold.objects.iommu import Iommu, open_bus
 from pinfold.objects.kernel import Kernel, default_kernel
+from pinfold.objects.mapping import Mapping
 from pinfold.objects.pmt import AddrForm, Pmt, PmtState
 from pinfold.objects.process import Process, current_process
 from pinfold.objects.resource import Resource
+from pinfold.objects.vmar import Vmar
 from pinfold.objects.vmo import Vmo
+from pinfold.objects.vmoption import VmOption
 from pinfold.rights import Perm, Right
 from pinfold.units import PAGE_SIZE, ByteRange, DevVa, HostVa, PhysAddr
 
@@ -29,16 +33,21 @@ __all__ = [
     "HostVa",
     "Iommu",
     "Kernel",
+    "Mapping",
     "Perm",
     "PhysAddr",
     "PinfoldError",
+    "PinnedBuffer",
     "Pmt",
     "PmtState",
     "Process",
     "Resource",
     "Right",
+    "VmOption",
+    "Vmar",
     "Vmo",
     "current_process",
     "default_kernel",
     "open_bus",
+    "pin",
 ]

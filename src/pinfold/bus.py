@@ -168,15 +168,19 @@ class Grant:
     A bus makes it and may derive from it to keep its own notes. Attributes:
       pinned: what was granted.
       perms: bits of `Perm`.
-      extents: where the device finds it.
     """
 
-    __slots__ = ("extents", "perms", "pinned")
+    __slots__ = ("_extents", "perms", "pinned")
 
     def __init__(self, pinned: PinnedRange, perms: int, extents: Extents) -> None:
         self.pinned = pinned
         self.perms = perms
-        self.extents = extents
+        self._extents = extents
+
+    @property
+    def extents(self) -> Extents:
+        """Where the device finds it, ascending by offset."""
+        return self._extents
 
 
 class FaultReason(enum.Enum):
@@ -349,6 +353,9 @@ class DeviceSpace(Protocol):
           Unavailable: called by a finaliser that the garbage collector runs inside an access of
             this very thread. `notify_idle` says when to call again.
         """
+
+    def live_grants(self) -> Sequence[Grant]:
+        """The grants that are live, in no particular order."""
 
     def notify_idle(self, settle: Callable[[], None]) -> None:
         """Call ``settle`` once, as soon as no access of this thread is under way."""

@@ -19,15 +19,26 @@ _PACKAGE = dirname(__file__)
 _SKIPPED = tuple(join(_PACKAGE, room, "") for room in ("objects", "memory", "buses", "dialects"))
 
 
-def caller() -> Site:
-    """The innermost frame outside pinfold's own object rooms."""
-    frame = sys._getframe(1)  # noqa: SLF001 - inspect's own way costs a hundred times more
-    while frame.f_code.co_filename.startswith(_SKIPPED):
+_is_ours: dict[str, bool] = {}  # by file name: a dict look-up is a third of a startswith
+
+
+def caller(depth: int = 1) -> Site:
+    """The innermost frame outside pinfold's own object rooms.
+
+    ``depth`` frames are passed over unseen: the callers that are known to be ours.
+    """
+    frame = sys._getframe(depth)  # noqa: SLF001 - inspect's own way costs a hundred times more
+    while True:
+        code = frame.f_code
+        ours = _is_ours.get(code.co_filename)
+        if ours is None:
+            ours = _is_ours[code.co_filename] = code.co_filename.startswith(_SKIPPED)
+        if not ours:
+            return code, frame.f_lasti
         outer = frame.f_back
         if outer is None:
-            break
+            return code, frame.f_lasti
         frame = outer
-    return frame.f_code, frame.f_lasti
 
 
 def describe(site: Site | None) -> str:

@@ -29,6 +29,7 @@ PAGE_MASK: int = PAGE_SIZE - 1
 KIB: int = 1 << 10
 MIB: int = 1 << 20
 GIB: int = 1 << 30
+TIB: int = 1 << 40
 
 UINT64_MAX: int = (1 << 64) - 1
 
@@ -86,7 +87,7 @@ def human_size(size: int) -> str:
 
     For people; messages that carry addresses print hex beside it.
     """
-    for name, unit in (("GiB", GIB), ("MiB", MIB), ("KiB", KIB)):
+    for name, unit in (("TiB", TIB), ("GiB", GIB), ("MiB", MIB), ("KiB", KIB)):
         if size >= unit:
             return f"{size // unit} {name}" if size % unit == 0 else f"{size / unit:.1f} {name}"
     return f"{size} bytes"

@@ -84,6 +84,10 @@ class StubSpace:
         """See `pinfold.bus.DeviceSpace.revoke`. There is nothing to take back."""
         self._live.pop(id(grant), None)
 
+    def live_grants(self) -> list[Grant]:
+        """See `pinfold.bus.DeviceSpace.live_grants`."""
+        return list(self._live.values())
+
     def notify_idle(self, settle: Callable[[], None]) -> None:
         """See `pinfold.bus.DeviceSpace.notify_idle`. Revoking never has to wait here."""
         settle()

@@ -27,7 +27,7 @@ from pinfold.host.abi import (
     PROT_WRITE,
     STAT_BLOCK_BYTES,
 )
-from pinfold.memory.hosterrors import translated
+from pinfold.memory.hosterrors import noted, translated
 from pinfold.units import GIB, MIB, HostVa, page_up
 
 if TYPE_CHECKING:
@@ -129,8 +129,9 @@ class Backing:
         try:
             with translated("seal a memfd"):
                 mm.seal(fd, seals)
-        except BaseException:
-            made.close()
+        except BaseException as error:
+            with noted("close the memfd", error):
+                made.close()
             raise
         return made
 
@@ -177,8 +178,9 @@ class Backing:
                 raise OutOfRange(
                     "the file ends before the window", asked=base + size, limit=status.st_size
                 )
-        except BaseException:
-            made.close()
+        except BaseException as error:
+            with noted("close the window's descriptor", error):
+                made.close()
             raise
         made.exclusive = made.sealed
         return made
@@ -197,9 +199,11 @@ class Backing:
                 raise InvalidArgs("the file is empty", asked=0, remedy="give it a size first")
             made = cls(kind, fd, page_up(status.st_size), writable=access == os.O_RDWR)
             made.length = status.st_size
-            made.sealed = made.length == made.size and _seal_against_shrinking(fd)
-        except BaseException:
-            calls.close(fd)
+            with translated("seal a descriptor"):
+                made.sealed = made.length == made.size and _seal_against_shrinking(fd)
+        except BaseException as error:
+            with noted("close the descriptor", error):
+                calls.close(fd)
             raise
         return made
 

@@ -28,6 +28,7 @@ MAX_PINS: Final = 31
 _CHUNK_SHIFT: Final = 10
 _CHUNK: Final = 1 << _CHUNK_SHIFT  # pages counted by one bytearray
 _CHUNK_MASK: Final = _CHUNK - 1
+_KEPT_CHUNKS: Final = 64
 LARGE: Final = _CHUNK
 """A pin of this many pages or more is counted as an interval."""
 
@@ -90,6 +91,7 @@ class PinCounts:
             return 1
         if last - first >= LARGE:
             self._large.lower(first, last)
+            self._sweep()
         else:
             parts = list(self._small(first, last))
             if not all(part.all() for part in parts):
@@ -99,6 +101,14 @@ class PinCounts:
         freed = self._count_zero(first, last)
         self.pinned_pages -= freed
         return freed
+
+    def _sweep(self) -> None:
+        """Let go of chunks that count nothing: a large pin looks at every chunk in its range.
+
+        Not after every small pin, where the next one would make the same chunk again.
+        """
+        if len(self._chunks) > _KEPT_CHUNKS:
+            self._chunks = {index: c for index, c in self._chunks.items() if any(c)}
 
     def count(self, page: int) -> int:
         """How often ``page`` is pinned."""

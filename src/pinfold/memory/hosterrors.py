@@ -31,6 +31,18 @@ def from_host(what: str, error: OSError, *, asked: int | None = None) -> Pinfold
 
 
 @contextmanager
+def noted(what: str, error: BaseException) -> Iterator[None]:
+    """For undoing after ``error``: a refusal of the block becomes a note on it, and is not raised.
+
+    The caller's own ``raise`` follows: what went wrong first is what the user must see.
+    """
+    try:
+        yield
+    except (OSError, PinfoldError) as second:
+        error.add_note(f"undoing it failed too, {what}: {second}")
+
+
+@contextmanager
 def translated(what: str, *, asked: int | None = None) -> Iterator[None]:
     """Turn an `OSError` of the block into the pinfold error for it."""
     try:

@@ -45,10 +45,10 @@ class Pages:
     __slots__ = (
         "_committed",
         "_counts",
-        "_epoch",
         "_frames",
         "_physmap",
         "backing",
+        "epoch",
         "kept",
         "pins",
     )
@@ -60,7 +60,8 @@ class Pages:
         """True where pages are never given back: contiguous memory, device memory."""
         self._counts = PinCounts()
         self._committed = RangeSet()
-        self._epoch = 0  # changes whenever pages are given back
+        self.epoch = 0
+        """Changes whenever pages are given back."""
         self._physmap = physmap
         self._frames: RangeMap[FrameRun] = RangeMap()
 
@@ -121,21 +122,26 @@ class Pages:
         """True when the pages are known to be committed; False when that is not known."""
         return self._committed.covers(first, last)
 
-    def commit(self, offset: int, size: int, *, pinned: bool = False) -> None:
+    def commit(self, offset: int, size: int) -> None:
         """Give every page of a page-aligned range memory. Call without the kernel's lock.
 
-        With ``pinned`` the caller's own pin keeps the pages from being given back meanwhile.
-        On failure some pages may be committed.
+        On failure some pages may be committed. `remember` afterwards, with the lock.
 
         Raises:
           NoMemory, NoSpace, HostError: see `Backing.commit`.
         """
-        epoch = self._epoch
         if size >= _ASK_HOST_FROM:
             self._ask_host(offset, size)
         self.backing.commit(offset, size)
-        # Known for good only if nobody gave pages back while we were at it.
-        if self.backing.exclusive and (pinned or epoch == self._epoch):
+
+    def remember(self, offset: int, size: int, epoch: int | None = None) -> None:
+        """Note that a range has been committed.
+
+        Args:
+          epoch: `epoch` from before the commit: the range is noted only if nobody has given pages
+            back since. None where the caller's own pin has kept them.
+        """
+        if self.backing.exclusive and (epoch is None or epoch == self.epoch):
             self._committed.add(offset >> PAGE_SHIFT, (offset + size) >> PAGE_SHIFT)
 
     def _ask_host(self, offset: int, size: int) -> None:
@@ -164,7 +170,7 @@ class Pages:
             self.backing.punch(offset, size)
 
     def _forget(self, offset: int, size: int) -> None:
-        self._epoch += 1
+        self.epoch += 1
         self._committed.discard(offset >> PAGE_SHIFT, (offset + size) >> PAGE_SHIFT)
 
     def zero(self, offset: int, size: int) -> None:

@@ -156,7 +156,7 @@ class PinnedRange:
           NoMemory, NoSpace, HostError: see `Pages.commit`.
           LimitReached: the anchor's limit would be passed.
         """
-        self._pages.commit(self.offset, self.size, pinned=True)
+        self._pages.commit(self.offset, self.size)
         window = self._pages.backing.borrow(self.offset, self.size)
         if self.anchor is Anchor.MLOCK:
             try:
@@ -166,6 +166,10 @@ class PinnedRange:
                 raise
             self._locked = True
         self._window = window
+
+    def remember(self) -> None:
+        """Note that the pages are committed, after `fill`. Call with the kernel's lock."""
+        self._pages.remember(self.offset, self.size)
 
     def loosen(self) -> None:
         """The anchor lets go. The device has been shut out before.

@@ -6,7 +6,7 @@
 # single keys.
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Final, Generic, TypeVar
 
 from sortedcontainers import SortedList
 
@@ -17,18 +17,40 @@ V = TypeVar("V")
 
 Interval = tuple[int, int]
 
+_BACKLOG: Final = 256
+"""Changes that may wait for the next question: it is kept short, so that no question takes long."""
+
 
 class RangeMap(Generic[V]):
-    """Disjoint half-open intervals, each with a value, in ascending order."""
+    """Disjoint half-open intervals, each with a value, in ascending order.
 
-    __slots__ = ("_entries", "_starts")
+    The order is brought up to date when somebody asks for it. An interval that comes and goes
+    between two questions, as most pins do, never enters the sorted list at all.
+    """
+
+    __slots__ = ("_entries", "_fresh", "_sorted", "_stale")
 
     def __init__(self) -> None:
-        self._starts: SortedList[int] = SortedList()
         self._entries: dict[int, tuple[int, V]] = {}  # start -> (stop, value)
+        self._sorted: SortedList[int] = SortedList()
+        self._fresh: set[int] = set()  # starts that are not in the list yet
+        self._stale: set[int] = set()  # starts that are in the list still
+
+    @property
+    def _starts(self) -> SortedList[int]:
+        if self._fresh or self._stale:
+            self._catch_up()
+        return self._sorted
+
+    def _catch_up(self) -> None:
+        for start in self._stale:
+            self._sorted.remove(start)
+        self._stale.clear()
+        self._sorted.update(self._fresh)
+        self._fresh.clear()
 
     def __len__(self) -> int:
-        return len(self._starts)
+        return len(self._entries)
 
     def __bool__(self) -> bool:
         return bool(self._entries)
@@ -50,13 +72,17 @@ class RangeMap(Generic[V]):
         at = starts.bisect_left(stop)
         if at and self._entries[starts[at - 1]][0] > start:
             raise ValueError(f"[{start:#x}, {stop:#x}) overlaps an interval")
-        starts.add(start)
-        self._entries[start] = (stop, value)
+        self.append(start, stop, value)
 
     def append(self, start: int, stop: int, value: V) -> None:
         """Add an interval that the caller knows to be free. No check: for allocators that know."""
-        self._starts.add(start)
         self._entries[start] = (stop, value)
+        if start in self._stale:
+            self._stale.discard(start)
+        else:
+            self._fresh.add(start)
+            if len(self._fresh) > _BACKLOG:
+                self._catch_up()
 
     def pop(self, start: int) -> tuple[int, V]:
         """Remove the interval that begins at ``start``: its stop and value.
@@ -65,7 +91,12 @@ class RangeMap(Generic[V]):
           KeyError: no interval begins there.
         """
         entry = self._entries.pop(start)
-        self._starts.remove(start)
+        if start in self._fresh:
+            self._fresh.discard(start)
+        else:
+            self._stale.add(start)
+            if len(self._stale) > _BACKLOG:
+                self._catch_up()
         return entry
 
     def find(self, key: int) -> tuple[int, int, V] | None:
@@ -90,6 +121,19 @@ class RangeMap(Generic[V]):
         start = self._starts[at]
         stop, value = self._entries[start]
         return start, stop, value
+
+    def get(self, start: int) -> tuple[int, V] | None:
+        """The stop and value of the interval that begins exactly at ``start``."""
+        return self._entries.get(start)
+
+    def onward(self, start: int) -> Iterator[tuple[int, int, V]]:
+        """The intervals that begin at or above ``start``, ascending, found as they are asked for.
+
+        For whoever stops at the first that will do. The map must not change meanwhile.
+        """
+        for begin in self._starts.irange(start):
+            stop, value = self._entries[begin]
+            yield begin, stop, value
 
     def overlapping(self, start: int, stop: int) -> list[tuple[int, int, V]]:
         """The whole intervals that share a key with ``[start, stop)``, ascending."""
@@ -116,8 +160,8 @@ class RangeMap(Generic[V]):
 
     def clear(self) -> None:
         """Remove everything."""
-        self._starts.clear()
-        self._entries.clear()
+        for book in (self._sorted, self._fresh, self._stale, self._entries):
+            book.clear()
 
 
 class RangeSet:

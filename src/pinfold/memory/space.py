@@ -6,7 +6,7 @@
 # search; that is where a 64-bit space spends its life.
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Final, Generic, TypeVar
 
 from pinfold.memory.ranges import RangeMap
 
@@ -17,15 +17,20 @@ if TYPE_CHECKING:
 
 V = TypeVar("V")
 
+_PROBES: Final = 64
+"""Gaps that a search for a low address looks at: what it costs does not grow with what is live."""
+
 
 class Placement(Generic[V]):
     """Blocks with values in the address ranges of ``apertures`` (ascending, disjoint).
 
     ``guard`` bytes stay free after every block, so that a run past its end meets nothing.
-    ``lowest`` starts each search at the lowest free address instead of at the cursor.
+    ``lowest`` prefers low addresses: it tries the lowest gaps first, `_PROBES` of them, before it
+    goes on from the cursor. Without it an address is not given out again until the space has been
+    walked once.
     """
 
-    __slots__ = ("_apertures", "_cursor", "_guard", "_lowest", "_top", "blocks")
+    __slots__ = ("_apertures", "_cursor", "_guard", "_hint", "_lowest", "_top", "blocks")
 
     def __init__(
         self, apertures: Sequence[Interval], *, guard: int = 0, lowest: bool = False
@@ -33,18 +38,25 @@ class Placement(Generic[V]):
         self._apertures = tuple(apertures)
         self._guard = guard
         self._lowest = lowest
-        self._cursor = self._top = self._apertures[0][0]
+        self._cursor = self._top = self._hint = self._apertures[0][0]
         self.blocks: RangeMap[V] = RangeMap()
 
     def place(self, size: int, align: int, value: V) -> int | None:
-        """Put a block somewhere; its address, or None where no gap is left."""
-        start = -(-self._cursor // align) * align
-        if start < self._top or not self._fits(start, size):
-            found = self._search(size, align)
+        """Put a block somewhere; its address, or None where no gap is left.
+
+        ``align`` is a power of two.
+        """
+        start = self._cursor + align - 1 & -align
+        if self._lowest or start < self._top or not self._fits(start, size):
+            found = self._first_fit(self._hint, size, align, _PROBES) if self._lowest else None
+            if found is None:
+                found = self._search(size, align)
             if found is None:
                 return None
             start = found
         end = start + size
+        if start == self._hint:
+            self._hint = end + self._guard
         self.blocks.append(start, end, value)
         self._cursor = end + self._guard
         if end > self._top:
@@ -58,8 +70,8 @@ class Placement(Generic[V]):
 
     def remove(self, start: int) -> V:
         """Take the block at ``start`` away."""
-        if self._lowest and start < self._cursor:
-            self._cursor = start
+        if start < self._hint:
+            self._hint = start
         return self.blocks.pop(start)[1]
 
     def largest_gap(self) -> int:
@@ -71,17 +83,30 @@ class Placement(Generic[V]):
         return best
 
     def _fits(self, start: int, size: int) -> bool:
-        return any(low <= start and start + size <= high for low, high in self._apertures)
+        for low, high in self._apertures:  # noqa: SIM110 - a generator would cost a tenth of a pin
+            if low <= start and start + size <= high:
+                return True
+        return False
 
     def _search(self, size: int, align: int) -> int | None:
         """First fit from the cursor up, then from the bottom."""
-        for floor in (self._cursor, 0):
-            for low, high in self._apertures:
-                at = -(-max(low, floor) // align) * align
-                while at + size <= high:
-                    # A block in the way, with its guard: the last that begins before our end.
-                    below = self.blocks.at_or_below(at + size + self._guard - 1)
-                    if below is None or below[1] + self._guard <= at:
-                        return at
-                    at = -(-(below[1] + self._guard) // align) * align
+        found = self._first_fit(self._cursor, size, align)
+        return self._first_fit(0, size, align) if found is None else found
+
+    def _first_fit(
+        self, floor: int, size: int, align: int, probes: int | None = None
+    ) -> int | None:
+        """The lowest gap at or above ``floor``, if one is among the first ``probes``."""
+        for low, high in self._apertures:
+            at = max(low, floor) + align - 1 & -align
+            while at + size <= high:
+                # A block in the way, with its guard: the last that begins before our end.
+                below = self.blocks.at_or_below(at + size + self._guard - 1)
+                if below is None or below[1] + self._guard <= at:
+                    return at
+                if probes is not None:
+                    probes -= 1
+                    if probes < 0:
+                        return None
+                at = below[1] + self._guard + align - 1 & -align
         return None

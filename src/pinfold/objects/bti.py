@@ -1,43 +1,28 @@
-# Bti: one device's authority to reach host memory.
+# Bti: a handle to one device's authority to reach host memory.
 #
 # Source: zx_bti_create, zx_bti_pin, zx_pmt_unpin, zx_bti_release_quarantine; Zircon's dispatcher
 # for what the pages leave out.
 #
-# Two orders carry the safety of this file:
-#
-#   pin    the host pins the pages, THEN the bus grants them
-#   unpin  the bus revokes them, THEN the host unpins
-#
-# Swapped, a device can write to a page the host has given to someone else. A Pmt dropped without
-# unpin() is revoked but stays pinned ("quarantined") until release_quarantine(): we cannot know
-# that the device has gone quiet.
-#
-# Undoing a pin stops at the first step that fails: an ExitStack would run the steps beneath a
-# failed revoke and unpin memory that the device still reaches.
-#
-# Locks: the kernel's, then the bus's. Committing and locking pages happens without either.
+# Here are the checks, in Zircon's order, and the steps of a pin; what they do to the books and the
+# bus, and in which order, is in initiator.py.
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from pinfold import sites
-from pinfold.errors import AccessDenied, BadState, InvalidArgs, OutOfRange, Unavailable
-from pinfold.memory.locks import log
+from pinfold.errors import AccessDenied, InvalidArgs, OutOfRange
 from pinfold.memory.pinned import Anchor, PinnedRange
 from pinfold.objects.handle import Handle
-from pinfold.objects.kernel import Leak
-from pinfold.objects.object import KernelObject, ObjectType
-from pinfold.objects.pmt import PMT_RIGHTS, AddrForm, Pmt, PmtObject, PmtState
+from pinfold.objects.initiator import BtiObject
+from pinfold.objects.pmt import AddrForm, Pmt, PmtObject
+from pinfold.objects.vmo import Vmo, VmoObject, memory_of
 from pinfold.rights import ALL_PERMS, RIGHTS_FOR_PERMS, Right
 from pinfold.units import PAGE_MASK, UINT64_MAX
 
 if TYPE_CHECKING:
-    from pinfold.bus import BusLimits, BusMaster, DeviceSpace
-    from pinfold.objects.handle import HandleEntry
-    from pinfold.objects.iommu import Iommu, IommuObject
-    from pinfold.objects.process import Process
-    from pinfold.objects.vmo import Vmo, VmoObject
+    from pinfold.bus import BusLimits, BusMaster
+    from pinfold.objects.iommu import Iommu
     from pinfold.rights import Perm
 
 BTI_RIGHTS: Final = int(
@@ -61,193 +46,6 @@ class BtiStatistics:
     pinned_bytes: int
     """Bytes over all its pins; a page pinned twice counts twice."""
     anchor: Anchor
-
-
-class BtiObject(KernelObject):
-    """What every handle to a device's authority shares."""
-
-    __slots__ = ("iommu", "limits", "owner", "pins", "quarantined", "space")
-
-    object_type = ObjectType.BTI
-
-    def __init__(self, iommu: IommuObject, space: DeviceSpace, name: str) -> None:
-        super().__init__(iommu.kernel, name)
-        self.iommu = iommu
-        self.limits: BusLimits = iommu.bus.limits
-        self.space = space
-        self.pins: dict[int, PmtObject] = {}
-        """Every token that still holds pages, by koid."""
-        self.quarantined: dict[int, PmtObject] = {}
-        """Those of them that are QUARANTINED or STUCK."""
-        self.owner = f"bti {space.initiator:#x}" + (f" ({name})" if name else "")
-
-    # Pin ----------------------------------------------------------------------------------------
-
-    def refuse_if_unusable(self) -> None:
-        """Raise `BadState` when no pin may be made. Called with the kernel's lock held."""
-        if self.quarantined:
-            raise BadState(
-                f"{self.owner} has pins in quarantine",
-                holder=f"{len(self.quarantined)} quarantined token(s)",
-                remedy="stop the device, then release_quarantine()",
-            )
-        if not self.handle_count:
-            raise BadState(f"{self.owner} was closed meanwhile")
-
-    def grant(
-        self, process: Process, vmo: VmoObject, pinned: PinnedRange, perms: int, form: AddrForm
-    ) -> HandleEntry:
-        """The second half of a pin: the pages are held, now the bus may grant them.
-
-        Called with the kernel's lock held. If it raises, nothing is granted and the pages have been
-        let go, or the device may reach them and they are held.
-        """
-        try:
-            self.refuse_if_unusable()
-            grant = self.space.grant(pinned, perms)
-        except Exception:
-            let_go(pinned, vmo)
-            raise
-        except BaseException:  # a Ctrl-C may have come after the bus had granted: hold the pages
-            self._leak(pinned)
-            raise
-        token = PmtObject(self, vmo, pinned, grant, form)
-        self.pins[token.koid] = token
-        try:
-            return process.add(token, PMT_RIGHTS)
-        except BaseException:
-            self.withdraw(token)
-            raise
-
-    # Unpin --------------------------------------------------------------------------------------
-
-    def unpin(self, token: PmtObject, entry: HandleEntry | None = None) -> None:
-        """Take the device's access back, then let the pages go; close ``entry`` with it.
-
-        Whatever raises, the pages are held until both steps are done: the token is STUCK then.
-        """
-        lock = self.kernel.lock
-        with lock:
-            if token.leaving or token.state is PmtState.RELEASED:
-                raise BadState(f"{token} is being unpinned by somebody else")
-            token.leaving = True
-            if entry is not None:
-                entry.close_locked()
-            if token.pinned.anchor is Anchor.NONE:
-                self.withdraw(token)
-                return
-            self._revoke(token)
-        try:
-            token.pinned.loosen()
-        except BaseException:
-            with lock:
-                self._stick(token)
-            raise
-        with lock:
-            self._finish(token)
-
-    def withdraw(self, token: PmtObject) -> None:
-        """Revoke, loosen, finish, in that order. Called with the kernel's lock held."""
-        token.leaving = True
-        self._revoke(token)
-        try:
-            token.pinned.loosen()
-        except BaseException:
-            self._stick(token)
-            raise
-        self._finish(token)
-
-    def _revoke(self, token: PmtObject) -> None:
-        if token.granted:
-            try:
-                self.space.revoke(token.grant)
-            except BaseException:
-                self._stick(token)
-                raise
-            token.granted = False
-
-    def _stick(self, token: PmtObject) -> None:
-        """It could not be unpinned: it keeps its pages, where release_quarantine() finds it."""
-        token.leaving = False
-        token.state = PmtState.STUCK
-        self.quarantined[token.koid] = token
-
-    def _finish(self, token: PmtObject) -> None:
-        """The device is shut out and the anchor has let go: books only from here on."""
-        token.pinned.drop()
-        token.state = PmtState.RELEASED
-        del self.pins[token.koid]
-        if self.quarantined:
-            self.quarantined.pop(token.koid, None)
-        self.kernel.forget(token)
-        vmo = token.vmo
-        if not vmo.handle_count:
-            vmo.release_if_idle()
-        if not self.handle_count:
-            self.leave_if_idle()
-
-    # Quarantine ---------------------------------------------------------------------------------
-
-    def quarantine(self, token: PmtObject) -> None:
-        """A token's last handle went away without unpin. Called with the kernel's lock held."""
-        token.state = PmtState.QUARANTINED
-        self.quarantined[token.koid] = token
-        pinned = token.pinned
-        log.warning(
-            "%s: a pin of %s [%#x, %#x) was dropped without unpin and is in quarantine; "
-            "it was made at %s",
-            self.owner,
-            pinned.what,
-            pinned.offset,
-            pinned.offset + pinned.size,
-            sites.describe(pinned.site),
-        )
-        self.revoke_quarantined(token)
-        if not self.handle_count:
-            self._leak(token.pinned)
-
-    def revoke_quarantined(self, token: PmtObject) -> None:
-        """Shut the device out of a quarantined pin; the pages stay held."""
-        if not token.granted or token.koid not in self.quarantined:
-            return
-        try:
-            self.space.revoke(token.grant)
-        except Unavailable:  # a finaliser, inside an access of its own thread
-            self.kernel.lock.later(token)
-            self.space.notify_idle(self.kernel.lock.settle)
-        except (
-            Exception
-        ):  # nobody to raise to; the pages are held, and the next release tries again
-            token.state = PmtState.STUCK
-            log.exception("%s: a quarantined pin could not be revoked", self.owner)
-        else:
-            token.granted = False
-
-    def _leak(self, pinned: PinnedRange) -> None:
-        """Put on record that nobody can release these pages any more."""
-        leak = Leak(
-            self.owner, pinned.what, pinned.offset, pinned.size, sites.describe(pinned.site)
-        )
-        self.kernel.leaks.append(leak)
-        log.warning("no handle can release this any more: %s", leak)
-
-    # The end ------------------------------------------------------------------------------------
-
-    def on_zero_handles(self) -> None:
-        """No more pins can be made. Live tokens can still be unpinned; quarantined ones leak.
-
-        Source: Zircon, a BTI that is closed with quarantined tokens leaks them for ever.
-        """
-        for token in self.quarantined.values():
-            self._leak(token.pinned)
-        self.leave_if_idle()
-
-    def leave_if_idle(self) -> None:
-        """Leave the bus once there is neither a handle nor a token."""
-        if not self.handle_count and not self.pins:
-            self.kernel.forget(self)
-            self.space.close()
-            self.iommu.leave()
 
 
 class Bti(Handle[BtiObject]):
@@ -326,9 +124,11 @@ class Bti(Handle[BtiObject]):
         kernel = own.process.kernel
         with kernel.lock:
             bti = self._require(_MAP)
-            source = vmo.object
+            source = memory_of(vmo, kernel)
             if size is None:
-                size = source.size - offset
+                size = max(source.size - offset, 0)
+                if offset > source.size:
+                    raise _leaves(source, offset)
             if (offset | size) & PAGE_MASK or offset < 0 or size < 0:
                 raise _misaligned(offset, size)
             bits = int(perms)
@@ -343,42 +143,47 @@ class Bti(Handle[BtiObject]):
             if form is AddrForm.CONTIGUOUS:
                 _refuse_scattered(source)
             if bits & ~ALL_PERMS:
-                raise InvalidArgs("a permission that does not exist", asked=bits, limit=ALL_PERMS)
-            if not size:
-                raise InvalidArgs("a pin of no pages", asked=0)
-            if offset + size > source.size:
-                raise OutOfRange(
-                    f"the range leaves {source}", asked=offset + size, limit=source.size
+                raise InvalidArgs(
+                    "a permission that does not exist",
+                    asked=bits,
+                    limit=ALL_PERMS,
+                    remedy="use the bits of Perm",
                 )
+            if not size:
+                raise InvalidArgs("a pin of no pages", asked=0, remedy="pin at least one page")
+            if offset + size > source.size:
+                raise _leaves(source, offset + size)
             pinned = PinnedRange(
                 source.pages,
                 offset,
                 size,
                 owner=bti.owner,
                 what=source.label,
-                site=sites.caller(),
+                site=sites.caller(2),
                 ledger=kernel.ledger,
                 anchor=bti.limits.anchor,
             )
             try:
                 bti.refuse_if_unusable()
                 if not bits:
-                    raise InvalidArgs("a pin that permits nothing", remedy="name a Perm")
+                    raise InvalidArgs("a pin that permits nothing", asked=0, remedy="name a Perm")
                 filled = pinned.fill_from_books()
             except BaseException:
-                let_go(pinned, source)
+                bti.let_go(source, pinned)
                 raise
             if filled:
-                return Pmt.wrap(bti.grant(own.process, source, pinned, bits, form))
+                entry = bti.grant(own.process, source, pinned, bits, form)
+                return Pmt.wrap(entry, pinned.site)
         try:
             pinned.fill()
         except BaseException:
-            pinned.loosen()
             with kernel.lock:
-                let_go(pinned, source)
+                bti.let_go(source, pinned)
             raise
         with kernel.lock:
-            return Pmt.wrap(bti.grant(own.process, source, pinned, bits, form))
+            pinned.remember()
+            entry = bti.grant(own.process, source, pinned, bits, form)
+            return Pmt.wrap(entry, pinned.site)
 
     def release_quarantine(self) -> int:
         """Let go of every quarantined pin; how many there were. The device is quiet: you say so.
@@ -438,19 +243,19 @@ class Bti(Handle[BtiObject]):
             )
 
 
-def let_go(pinned: PinnedRange, source: VmoObject) -> None:
-    """Undo a pin that was never granted. Called with the kernel's lock held.
-
-    If the anchor refuses to let go, the pages stay held, and this raises.
-    """
-    pinned.loosen()
-    pinned.drop()
-    source.release_if_idle()
+def _leaves(source: VmoObject, end: int) -> OutOfRange:
+    return OutOfRange(
+        f"the range leaves {source}",
+        asked=end,
+        limit=source.size,
+        remedy="pin what lies in the object",
+    )
 
 
 def _misaligned(offset: int, size: int) -> InvalidArgs:
     return InvalidArgs(
         f"a pin covers whole pages, not {size:#x} bytes at {offset:#x}",
+        asked=offset if offset < 0 or offset & PAGE_MASK else size,
         limit=PAGE_MASK + 1,
         remedy="align the offset and the size to pages",
     )

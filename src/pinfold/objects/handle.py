@@ -73,11 +73,11 @@ class Handle(Generic[K]):
     _site: Site
 
     @classmethod
-    def wrap(cls, entry: HandleEntry) -> Self:
-        """What Python code holds for a row of the table."""
+    def wrap(cls, entry: HandleEntry, site: Site | None = None) -> Self:
+        """What Python code holds for a row of the table; ``site`` is where it was made."""
         made = cls.__new__(cls)
         made._entry = entry
-        made._site = sites.caller()
+        made._site = site or sites.caller()
         return made
 
     def _open(self, entry: HandleEntry) -> None:
@@ -216,13 +216,16 @@ class Handle(Generic[K]):
         kernel = entry.process.kernel
         if kernel.lost:  # a forked child: the parent's handle is the parent's to close
             return
-        warnings.warn(
-            f"{entry.object} was dropped with an open handle, made at {sites.describe(self._site)}",
-            ResourceWarning,
-            stacklevel=2,
-            source=self,
-        )
-        kernel.lock.post(entry)
+        try:
+            warnings.warn(
+                f"{entry.object} was dropped with an open handle, "
+                f"made at {sites.describe(self._site)}",
+                ResourceWarning,
+                stacklevel=2,
+                source=self,
+            )
+        finally:  # where warnings are errors, it is closed all the same
+            kernel.lock.post(entry)
 
 
 def narrowed(held: int, wanted: int) -> int:

@@ -10,6 +10,7 @@ from pinfold.errors import BadState
 from pinfold.objects.handle import HandleEntry
 from pinfold.objects.kernel import default_kernel
 from pinfold.objects.object import KernelObject, ObjectType
+from pinfold.objects.region import VmarObject
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -28,7 +29,7 @@ class Process(KernelObject):
     ``with process:`` makes it the current one for the block; what is made there belongs to it.
     """
 
-    __slots__ = ("_numbers", "_root", "_scramble", "_tokens", "alive", "handles")
+    __slots__ = ("_numbers", "_region", "_root", "_scramble", "_tokens", "alive", "handles")
 
     object_type = ObjectType.PROCESS
 
@@ -42,6 +43,7 @@ class Process(KernelObject):
         self.alive = True
         self._numbers = count(1)
         self._scramble = secrets.randbits(_VALUE_BITS) << 2
+        self._region: VmarObject | None = None
         self._root: Vmar | None = None
         self._tokens: list[Token[Process | None]] = []
 
@@ -51,8 +53,7 @@ class Process(KernelObject):
         Raises:
           BadState: the process has ended.
         """
-        if not self.alive:
-            raise BadState(f"{self} has ended")
+        self._check_alive()
         value = (next(self._numbers) << 2 & 0xFFFF_FFFC) ^ self._scramble | 3
         while value in self.handles:  # after a billion handles, old values may still be open
             value = (next(self._numbers) << 2 & 0xFFFF_FFFC) ^ self._scramble | 3
@@ -71,28 +72,84 @@ class Process(KernelObject):
         """End the process: unmap its memory, close its handles newest first.
 
         A live pin token goes to its Bti's quarantine: nobody knows whether the device is quiet.
+        Views of mappings are no obstacle: their addresses stay reserved and inaccessible. Where the
+        host refuses a step, the rest is done all the same, and the first refusal is raised.
         Ending it twice does nothing.
 
         Source: process death in Zircon.
         """
-        root = self._root
-        if root is not None:
-            self._root = None
-            root.tear_down()
         with self.kernel.lock:
             self.alive = False
-            for entry in reversed(list(self.handles.values())):
-                entry.close_locked()
+            failed: BaseException | None = None
+            steps = [entry.close_locked for entry in reversed(list(self.handles.values()))]
+            if self._region is not None:
+                steps.insert(0, self._region.tear_down)
+                self._region = None
+            for step in steps:
+                try:
+                    step()
+                except BaseException as error:  # raised below: a process ends as a whole
+                    failed = failed or error
+            self._root = None  # not before it is closed: dropped open, it would warn
             self.kernel.forget(self)
+        if failed is not None:
+            raise failed
 
     @property
     def root(self) -> Vmar:
-        """The root region: address space of this Python process, reserved on first use."""
-        if self._root is None:
-            from pinfold.objects.vmar import Vmar
+        """The root region: address space of this Python process, reserved on first use.
 
-            self._root = Vmar.make_root(self)
-        return self._root
+        The process keeps the handle, and opens another if that one was closed.
+
+        Raises:
+          BadState: the process has ended.
+          NoMemory: as `reserve_root`.
+        """
+        return self._handle_to_root()
+
+    def reserve_root(
+        self, *, size: int | None = None, address: int | None = None, seed: int | None = None
+    ) -> Vmar:
+        """Make the root region otherwise than `root` would. The process keeps the handle.
+
+        Args:
+          size: bytes, page-aligned; by default 1 TiB, or what RLIMIT_AS leaves room for.
+          address: where, page-aligned; by default where the host likes.
+          seed: places regions and mappings at random, repeatably; by default at the lowest address
+            that fits.
+
+        Raises:
+          BadState: there is a root region already, or the process has ended.
+          InvalidArgs: ``size`` or ``address`` is not as above.
+          AlreadyExists: something is in the way at ``address``.
+          NoMemory: there is no room, or RLIMIT_AS does not allow it (``.limit``).
+        """
+        with self.kernel.lock:
+            if self._region is not None:
+                raise BadState(f"{self} has a root region", remedy="reserve it before it is used")
+            self._check_alive()
+            self._region = VmarObject.make_root(self.kernel, size, address, seed)
+        return self._handle_to_root()
+
+    def _handle_to_root(self) -> Vmar:
+        root = self._root
+        if root is not None and not root.closed:
+            return root
+        from pinfold.objects.vmar import Vmar
+
+        with self.kernel.lock:
+            root = self._root
+            if root is None or root.closed:  # else another thread has been here first
+                self._check_alive()
+                if self._region is None:
+                    self._region = VmarObject.make_root(self.kernel)
+                entry = self.add(self._region, self._region.default_rights)
+                root = self._root = Vmar.wrap(entry)
+            return root
+
+    def _check_alive(self) -> None:
+        if not self.alive:
+            raise BadState(f"{self} has ended")
 
     def __enter__(self) -> Self:
         self._tokens.append(_current.set(self))

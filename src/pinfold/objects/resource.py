@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 from pinfold.errors import InvalidArgs, OutOfRange, WrongType
 from pinfold.memory.backing import Backing
+from pinfold.memory.hosterrors import noted
 from pinfold.memory.pages import Pages
 from pinfold.objects.handle import Handle
 from pinfold.objects.object import KernelObject, ObjectType
@@ -66,8 +67,9 @@ class ResourceObject(KernelObject):
             pages = Pages(backing, self.kernel.physmap)
             try:
                 pages.place_at(self.range.start)
-            except BaseException:
-                backing.close()
+            except BaseException as error:
+                with noted("close the device memory", error):
+                    backing.close()
                 raise
             self._pages = pages
         fd = self._pages.backing.fd

@@ -11,14 +11,23 @@ from __future__ import annotations
 
 import weakref
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import numpy as np
 
 from pinfold import sites
-from pinfold.errors import BadState, InvalidArgs, NotSupported, OutOfRange, Unavailable, WrongType
+from pinfold.errors import (
+    BadHandle,
+    BadState,
+    InvalidArgs,
+    NotSupported,
+    OutOfRange,
+    Unavailable,
+    WrongType,
+)
 from pinfold.memory.backing import Backing
-from pinfold.memory.locks import held_by_this_thread
+from pinfold.memory.hosterrors import noted
+from pinfold.memory.locks import held_by_this_thread, refuse_inside
 from pinfold.memory.pages import Pages
 from pinfold.objects.handle import Handle
 from pinfold.objects.object import KernelObject, ObjectType
@@ -80,6 +89,14 @@ class VmoStatistics:
     contiguous: bool
 
 
+class ShownRange(Protocol):
+    """A live view of a memory object, through a window of ours or through a mapping."""
+
+    offset: int
+    size: int
+    site: Site
+
+
 class _ViewLease:
     """A live view of a memory object: keeps its window, and is found when the view is gone."""
 
@@ -123,7 +140,7 @@ class VmoObject(KernelObject):
         self.contiguous = False
         self.physical = False
         self.mappings = 0
-        self.views: list[_ViewLease] = []
+        self.views: list[ShownRange] = []
         self.label = str(self)
         """The object's name in pin records, made once: pins are frequent."""
         self.resource: ResourceObject | None = None
@@ -160,6 +177,7 @@ class VmoObject(KernelObject):
 
     def settle(self) -> None:
         """What was put off until no device is in the physical map."""
+        refuse_inside(self.kernel.physmap.lock)
         self.release_if_idle()
 
     def end_view(self, lease: _ViewLease) -> None:
@@ -230,8 +248,9 @@ class Vmo(Handle[VmoObject]):
             with process.kernel.lock:
                 target = VmoObject(process.kernel, backing, name=name, resizable=resizable)
                 self._open(process.add(target, target.default_rights))
-        except BaseException:
-            backing.close()
+        except BaseException as error:
+            with noted("close the memory", error):
+                backing.close()
             raise
         return target
 
@@ -278,8 +297,11 @@ class Vmo(Handle[VmoObject]):
                 target.pages.make_contiguous(alignment)
                 target.contiguous = True
             target.pages.commit(0, size)
-        except BaseException:
-            made.close()
+            with process.kernel.lock:
+                target.pages.remember(0, size)
+        except BaseException as error:
+            with noted("close the memory", error):
+                made.close()
             raise
         return made
 
@@ -491,9 +513,12 @@ class Vmo(Handle[VmoObject]):
         with self._entry.process.kernel.lock:
             target = self._require(_WRITE)
             start, stop = self._range(target, offset, size, "commit")
+            epoch = target.pages.epoch
         start, stop = page_down(start), page_up(stop)
         if start < stop:
             target.pages.commit(start, stop - start)
+            with self._entry.process.kernel.lock:
+                target.pages.remember(start, stop - start, epoch)
 
     def decommit(self, offset: int = 0, size: int | None = None) -> None:
         """Give the memory of a range back; it reads as zeros afterwards.
@@ -622,6 +647,24 @@ class Vmo(Handle[VmoObject]):
           offset, size: bytes.
         """
         return np.frombuffer(self.view(offset, size), dtype=dtype)
+
+
+def memory_of(handle: object, kernel: Kernel) -> VmoObject:
+    """The memory object behind what a caller gave as a handle to one.
+
+    Raises:
+      BadHandle: it is closed.
+      WrongType: it is a handle to something else, or none.
+      InvalidArgs: the object belongs to another kernel, whose books and lock are not these.
+    """
+    target = handle._entry.object if isinstance(handle, Handle) else None
+    if isinstance(target, VmoObject):
+        if target.kernel is kernel:
+            return target
+        raise InvalidArgs(f"{target} belongs to another kernel", remedy="make both in one kernel")
+    if isinstance(handle, Handle) and target is None:
+        raise BadHandle(f"this {type(handle).__name__} is closed", remedy="use an open handle")
+    raise WrongType(f"{type(handle).__name__} is not a Vmo", remedy="pass a Vmo")
 
 
 def bytes_of(buffer: Any) -> memoryview:

@@ -1,0 +1,123 @@
+# Why an access was stopped, in the words that a driver's author needs.
+#
+# Everything here happens after the fact: an access that goes through never comes here. So it may be
+# slow, and walk what it likes.
+from __future__ import annotations
+
+from collections import deque
+from time import monotonic_ns
+from typing import TYPE_CHECKING, Final
+
+from pinfold import sites
+from pinfold.bus import Fault, FaultReason, GrantRecord
+from pinfold.errors import DmaFault
+from pinfold.rights import describe_perms
+from pinfold.units import ByteRange
+
+if TYPE_CHECKING:
+    from pinfold.bus import FaultLog
+    from pinfold.buses.sim.grant import SimGrant
+    from pinfold.memory.space import Placement
+    from pinfold.sites import Site
+
+_KEPT_REVOKED: Final = 4096
+"""Revoked grants that are remembered, to tell a late access from a stray one."""
+
+Revoked = tuple[int, int, int, int, str, "Site", int, "Site"]
+"""Number, start, stop, permissions, memory object, where granted, when and where revoked.
+
+A tuple, made into a record only when a fault asks: one is made on every unpin.
+"""
+
+
+class Diagnosis:
+    """What one initiator's space knows about an access that it has stopped."""
+
+    def __init__(
+        self,
+        initiator: int,
+        address_bits: int,
+        log: FaultLog,
+        space: Placement[SimGrant],
+        guard: int,
+    ) -> None:
+        self._initiator = initiator
+        self._address_bits = address_bits
+        self._log = log
+        self._space = space
+        self._guard = guard
+        self.revoked: deque[Revoked] = deque(maxlen=_KEPT_REVOKED)
+
+    def _record(self, grant: SimGrant) -> GrantRecord:
+        pinned = grant.pinned
+        return GrantRecord(
+            grant.number,
+            self._initiator,
+            ByteRange(grant.start, grant.stop),
+            grant.perms,
+            pinned.what,
+            pinned.site,
+        )
+
+    def fault(self, address: int, size: int, access: int, grant: SimGrant | None) -> DmaFault:
+        """Record the fault, and say why in the words a driver's author needs."""
+        nearest: GrantRecord | None
+        if grant is not None:
+            nearest = self._record(grant)
+            if address + size > grant.stop:
+                past = address + size - grant.stop
+                reason = FaultReason.BEYOND_END
+                detail = f"{past} byte(s) beyond the end of grant {grant.number} at {grant.stop:#x}"
+            else:
+                reason = FaultReason.NOT_PERMITTED
+                detail = (
+                    f"grant {grant.number} permits {describe_perms(grant.perms)}, "
+                    f"not {describe_perms(access)}"
+                )
+        elif address >> self._address_bits or address < 0:
+            reason, nearest = FaultReason.OUT_OF_REACH, None
+            detail = f"the device has {self._address_bits} address bits"
+        else:
+            reason, detail, nearest = self._explain_absence(address, size)
+        fault = Fault(
+            number=self._log.total + 1,
+            initiator=self._initiator,
+            access=access,
+            address=address,
+            size=size,
+            when_ns=monotonic_ns(),
+            reason=reason,
+            detail=detail,
+            nearest=nearest,
+        )
+        self._log.add(fault)
+        return DmaFault(fault)
+
+    def _explain_absence(
+        self, address: int, size: int
+    ) -> tuple[FaultReason, str, GrantRecord | None]:
+        for number, start, stop, perms, what, site, when, where in reversed(self.revoked):
+            if start <= address < stop:
+                ago = (monotonic_ns() - when) / 1e6
+                old = GrantRecord(
+                    number, self._initiator, ByteRange(start, stop), perms, what, site, when, where
+                )
+                detail = (
+                    f"was granted until {ago:.3f} ms ago (grant {number}), "
+                    f"when it was revoked at {sites.describe(where)}"
+                )
+                return FaultReason.REVOKED, detail, old
+        below = self._space.blocks.at_or_below(address)
+        above = self._space.blocks.above(address)
+        if below is not None and address < below[1] + self._guard:
+            past = address + size - below[1]
+            detail = f"{past} byte(s) beyond the end of grant {below[2].number} at {below[1]:#x}"
+            return FaultReason.BEYOND_END, detail, self._record(below[2])
+        near = [entry for entry in (below, above) if entry is not None]
+        if not near:
+            return FaultReason.NOTHING_THERE, "nothing is granted to this device", None
+        start, stop, grant = min(near, key=lambda e: max(e[0] - address, address - e[1]))
+        distance = start - address if address < start else address - stop
+        side = "before" if address < start else "after"
+        detail = f"nothing there; {distance:#x} bytes {side} grant {grant.number}"
+        return FaultReason.NOTHING_THERE, detail, self._record(grant)

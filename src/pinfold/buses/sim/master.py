@@ -1,0 +1,120 @@
+# A software device's port on the sim bus.
+#
+# Every access holds the space's lock from its check to its last byte, so that `revoke` can promise
+# that none is under way. What a finaliser could not do meanwhile is done after it.
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from pinfold.host import calls
+from pinfold.rights import Perm
+from pinfold.units import KIB, MIB
+
+if TYPE_CHECKING:
+    from pinfold.buses.sim.space import SimSpace
+
+_READ: Final = int(Perm.READ)
+_WRITE: Final = int(Perm.WRITE)
+_EXECUTE: Final = int(Perm.EXECUTE)
+
+_BURST: Final = 4 * MIB
+"""Bytes a copy moves before it looks at its grants again."""
+
+_SHORT: Final = 256 * KIB
+"""Bytes up to which a copy keeps the interpreter: letting go of it costs more than the copy."""
+
+
+class SimMaster:
+    """A software device's port on the sim bus."""
+
+    __slots__ = ("_lock", "_space")
+
+    def __init__(self, space: SimSpace) -> None:
+        self._space = space
+        self._lock = space.lock
+
+    @property
+    def initiator(self) -> int:
+        """Who the bus thinks is calling."""
+        return self._space.initiator
+
+    def read(self, address: int, size: int) -> bytes:
+        """See `pinfold.bus.BusMaster.read`."""
+        return self._load(address, size, _READ)
+
+    def fetch(self, address: int, size: int) -> bytes:
+        """See `pinfold.bus.BusMaster.fetch`."""
+        return self._load(address, size, _EXECUTE)
+
+    def _load(self, address: int, size: int, access: int) -> bytes:
+        with self._lock:
+            grant = self._space.translate(address, size, access)
+            offset = address - grant.start
+            view = grant.view
+            if view is not None:
+                data = view[offset : offset + size].tobytes()
+            else:
+                buffer = bytearray(size)
+                grant.pinned.read_into(memoryview(buffer), offset)
+                data = bytes(buffer)
+        if self._space.owed is not None:
+            self._space.ended_access()
+        return data
+
+    def read_into(self, address: int, buffer: memoryview) -> None:
+        """See `pinfold.bus.BusMaster.read_into`."""
+        target = buffer.cast("B")
+        size = len(target)
+        with self._lock:
+            grant = self._space.translate(address, size, _READ)
+            offset = address - grant.start
+            if grant.view is not None:
+                target[:] = grant.view[offset : offset + size]
+            else:
+                grant.pinned.read_into(target, offset)
+        if self._space.owed is not None:
+            self._space.ended_access()
+
+    def write(self, address: int, data: bytes | bytearray | memoryview) -> None:
+        """See `pinfold.bus.BusMaster.write`."""
+        source = memoryview(data).cast("B")
+        size = len(source)
+        with self._lock:
+            grant = self._space.translate(address, size, _WRITE)
+            offset = address - grant.start
+            if grant.view is not None:
+                grant.view[offset : offset + size] = source
+            else:
+                grant.pinned.write_from(source, offset)
+        if self._space.owed is not None:
+            self._space.ended_access()
+
+    def copy(self, destination: int, source: int, size: int) -> None:
+        """See `pinfold.bus.BusMaster.copy`."""
+        while size > _BURST:
+            self._burst(destination, source, _BURST)
+            destination, source, size = destination + _BURST, source + _BURST, size - _BURST
+        self._burst(destination, source, size)
+        if self._space.owed is not None:
+            self._space.ended_access()
+
+    def _burst(self, destination: int, source: int, size: int) -> None:
+        translate = self._space.translate
+        with self._lock:
+            reading = translate(source, size, _READ)
+            writing = translate(destination, size, _WRITE)
+            source -= reading.start
+            destination -= writing.start
+            source_view, view = reading.view, writing.view
+            if source_view is None or view is None:
+                data = memoryview(bytearray(size))
+                reading.pinned.read_into(data, source)
+                writing.pinned.write_from(data, destination)
+            elif size <= _SHORT:
+                view[destination : destination + size] = source_view[source : source + size]
+            else:
+                calls.memmove(
+                    writing.pinned.host_address + destination,
+                    reading.pinned.host_address + source,
+                    size,
+                )

@@ -1,0 +1,184 @@
+# What a range of host addresses shows, in pieces, and the live views of it.
+#
+# One `Mapped` is what one call put into the address space; cutting leaves several `Piece`s of it. A
+# piece keeps its protections as runs, so that protecting a part of it does not cut it.
+#
+# A `Lease` is a live view. It is found through a weak reference to the one object that all views
+# made from it keep alive. That object says nothing of the mapping to Python, so whoever would take
+# the bytes away asks `lent` first.
+from __future__ import annotations
+
+import weakref
+from typing import TYPE_CHECKING, Any, Final
+
+from pinfold import sites
+from pinfold.errors import BadState
+from pinfold.host import calls
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from pinfold.memory.regions import Region
+    from pinfold.sites import Site
+
+READ: Final = 1
+WRITE: Final = 2
+EXECUTE: Final = 4
+RWX: Final = READ | WRITE | EXECUTE
+
+
+class Lease:
+    """A live view of mapped memory.
+
+    Attributes:
+      start, stop: the addresses it shows.
+      needs: permissions it was made with; none of them may be taken away.
+      site: where it was made.
+    """
+
+    __slots__ = ("needs", "ref", "site", "start", "stop")
+
+    def __init__(self, start: int, stop: int, needs: int, site: Site) -> None:
+        self.start = start
+        self.stop = stop
+        self.needs = needs
+        self.site = site
+        self.ref: weakref.ref[Any] | None = None
+
+    @property
+    def live(self) -> bool:
+        """False as soon as nobody can read through it, even if nobody has been told yet."""
+        return self.ref is not None and self.ref() is not None
+
+    def refusal(self, what: str) -> BadState:
+        """The error for something that this view forbids."""
+        return BadState(
+            f"cannot {what}: a view of it is in use",
+            asked=self.start,
+            holder=f"the view made at {sites.describe(self.site)}",
+            remedy="drop the view, and every slice and array made from it",
+        )
+
+
+class Mapped:
+    """What one call put into the address space. It lasts for as long as a piece of it does.
+
+    Attributes:
+      fd: whose bytes are shown.
+      allowed: permissions that may ever be set on it.
+      pieces: how many separate ranges show it now.
+      leases: the views of it, dead ones until they are settled.
+    """
+
+    __slots__ = ("allowed", "fd", "leases", "pieces")
+
+    def __init__(self, fd: int, allowed: int = RWX) -> None:
+        self.fd = fd
+        self.allowed = allowed
+        self.pieces = 0
+        self.leases: set[Lease] = set()
+
+    def pieces_changed(self, by: int) -> None:
+        """Count. A subclass lets go of what is mapped when the last piece is gone."""
+        self.pieces += by
+
+    def lend(self, lease: Lease, on_end: Callable[[Any], None]) -> memoryview:
+        """The bytes of ``lease``; ``on_end`` is called, wherever, when no view of them is left."""
+        exported = calls.buffer_at(lease.start, lease.stop - lease.start)
+        lease.ref = weakref.ref(exported, on_end)
+        self.leases.add(lease)
+        view = memoryview(exported).cast("B")
+        return view if lease.needs & WRITE else view.toreadonly()
+
+
+class Piece:
+    """A range of addresses that shows part of a file.
+
+    Attributes:
+      offset: where in the file ``start`` is.
+      runs: (start, stop, permissions), ascending, covering the piece; neighbours differ.
+    """
+
+    __slots__ = ("mapped", "offset", "region", "runs", "start", "stop")
+
+    def __init__(
+        self,
+        region: Region,
+        start: int,
+        stop: int,
+        mapped: Mapped,
+        offset: int,
+        runs: list[tuple[int, int, int]],
+    ) -> None:
+        self.region = region
+        self.start = start
+        self.stop = stop
+        self.mapped = mapped
+        self.offset = offset
+        self.runs = runs
+
+    def part(self, start: int, stop: int) -> Piece:
+        """What is left of it when only ``[start, stop)`` stays."""
+        offset = self.offset + start - self.start
+        return Piece(self.region, start, stop, self.mapped, offset, self.runs_in(start, stop))
+
+    def runs_in(self, start: int, stop: int) -> list[tuple[int, int, int]]:
+        """The runs of ``[start, stop)``, cut to it."""
+        return [
+            (max(low, start), min(high, stop), prot)
+            for low, high, prot in self.runs
+            if low < stop and start < high
+        ]
+
+    def set_protection(self, start: int, stop: int, prot: int) -> None:
+        """Note that ``[start, stop)`` of it has these permissions now."""
+        fresh: list[tuple[int, int, int]] = []
+        for run in (
+            *self.runs_in(self.start, start),
+            (start, stop, prot),
+            *self.runs_in(stop, self.stop),
+        ):
+            if fresh and fresh[-1][2] == run[2]:
+                fresh[-1] = (fresh[-1][0], run[1], run[2])
+            else:
+                fresh.append(run)
+        self.runs = fresh
+
+
+Changes = list[tuple["Mapped", int]]
+"""What was mapped, and how many pieces more or fewer there are of it."""
+
+
+def settle(changes: Changes) -> None:
+    """Tell each `Mapped` how many pieces it has gained or lost.
+
+    All of them are told, whatever one of them raises while it lets go; the first error is raised.
+    """
+    failed: BaseException | None = None
+    for mapped, by in changes:
+        try:
+            mapped.pieces_changed(by)
+        except BaseException as error:
+            failed = failed or error
+    if failed is not None:
+        raise failed
+
+
+def lent(nodes: Iterable[object], start: int, stop: int) -> list[Lease]:
+    """The live views that show something in the range through one of the pieces."""
+    found: list[Lease] = []
+    for node in nodes:
+        if isinstance(node, Piece) and node.mapped.leases:
+            low, high = max(node.start, start), min(node.stop, stop)
+            found += [
+                lease
+                for lease in node.mapped.leases
+                if lease.start < high and low < lease.stop and lease.live
+            ]
+    return found
+
+
+def refuse(leases: list[Lease], what: str) -> None:
+    """Raise `BadState` if there is a view among ``leases``, naming it."""
+    if leases:
+        raise leases[0].refusal(what)

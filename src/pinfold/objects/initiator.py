@@ -1,0 +1,246 @@
+# One device's authority, as all handles to it share it.
+#
+# Source: zx_bti_pin, zx_pmt_unpin, zx_bti_release_quarantine; Zircon's dispatcher for what the
+# pages leave out.
+#
+# Two orders carry the safety of this file:
+#
+#   pin    the host pins the pages, THEN the bus grants them
+#   unpin  the bus revokes them, THEN the host unpins
+#
+# Swapped, a device can write to a page the host has given to someone else. A Pmt dropped without
+# unpin() is revoked but stays pinned ("quarantined") until release_quarantine(): we cannot know
+# that the device has gone quiet.
+#
+# Undoing a pin stops at the first step that fails: an ExitStack would run the steps beneath a
+# failed revoke and unpin memory that the device still reaches.
+#
+# Locks: the kernel's, then the bus's. Committing and locking pages happens without either.
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pinfold import sites
+from pinfold.errors import BadState, Unavailable
+from pinfold.memory.locks import log
+from pinfold.memory.pinned import Anchor
+from pinfold.objects.kernel import Leak
+from pinfold.objects.object import KernelObject, ObjectType
+from pinfold.objects.pmt import PMT_RIGHTS, PmtObject, PmtState
+
+if TYPE_CHECKING:
+    from pinfold.bus import BusLimits, DeviceSpace, PinnedRange
+    from pinfold.objects.handle import HandleEntry
+    from pinfold.objects.iommu import IommuObject
+    from pinfold.objects.pmt import AddrForm
+    from pinfold.objects.process import Process
+    from pinfold.objects.vmo import VmoObject
+
+
+class BtiObject(KernelObject):
+    """What every handle to a device's authority shares."""
+
+    __slots__ = ("iommu", "limits", "owner", "pins", "quarantined", "space")
+
+    object_type = ObjectType.BTI
+
+    def __init__(self, iommu: IommuObject, space: DeviceSpace, name: str) -> None:
+        super().__init__(iommu.kernel, name)
+        self.iommu = iommu
+        self.limits: BusLimits = iommu.bus.limits
+        self.space = space
+        self.pins: dict[int, PmtObject] = {}
+        """Every token that still holds pages, by koid."""
+        self.quarantined: dict[int, PmtObject] = {}
+        """Those of them that are QUARANTINED or STUCK."""
+        self.owner = f"bti {space.initiator:#x}" + (f" ({name})" if name else "")
+
+    # Pin ----------------------------------------------------------------------------------------
+
+    def refuse_if_unusable(self) -> None:
+        """Raise `BadState` when no pin may be made. Called with the kernel's lock held."""
+        if self.quarantined:
+            raise BadState(
+                f"{self.owner} has pins in quarantine",
+                holder=f"{len(self.quarantined)} quarantined token(s)",
+                remedy="stop the device, then release_quarantine()",
+            )
+        if not self.handle_count:
+            raise BadState(f"{self.owner} was closed meanwhile")
+
+    def grant(
+        self, process: Process, vmo: VmoObject, pinned: PinnedRange, perms: int, form: AddrForm
+    ) -> HandleEntry:
+        """The second half of a pin: the pages are held, now the bus may grant them.
+
+        Called with the kernel's lock held. If it raises, nothing is granted and the pages have been
+        let go, or the device may reach them and they are held.
+        """
+        try:
+            self.refuse_if_unusable()
+            grant = self.space.grant(pinned, perms)
+        except Exception:
+            self.let_go(vmo, pinned)
+            raise
+        except BaseException:  # a Ctrl-C may have come after the bus had granted: hold the pages
+            self._leak(pinned)
+            raise
+        token = PmtObject(self, vmo, pinned, grant, form)
+        self.pins[token.koid] = token
+        try:
+            return process.add(token, PMT_RIGHTS)
+        except BaseException:
+            self.withdraw(token)
+            raise
+
+    def let_go(self, vmo: VmoObject, pinned: PinnedRange) -> None:
+        """Undo a pin that was never granted. Called with the kernel's lock held.
+
+        If the anchor does not let go, the pages stay held for good, on record in ``Kernel.leaks``.
+        """
+        try:
+            pinned.loosen()
+        except BaseException:
+            self._leak(pinned)
+            raise
+        pinned.drop()
+        vmo.release_if_idle()
+        if not self.handle_count:
+            self.leave_if_idle()
+
+    # Unpin --------------------------------------------------------------------------------------
+
+    def unpin(self, token: PmtObject, entry: HandleEntry | None = None) -> None:
+        """Take the device's access back, then let the pages go; close ``entry`` with it.
+
+        Whatever raises, the pages are held until both steps are done: the token is STUCK then.
+        """
+        lock = self.kernel.lock
+        with lock:
+            if token.leaving or token.state is PmtState.RELEASED:
+                raise BadState(f"{token} is being unpinned by somebody else")
+            token.leaving = True
+            if entry is not None:
+                entry.close_locked()
+            if token.pinned.anchor is Anchor.NONE:
+                self.withdraw(token)
+                return
+            self._revoke(token)
+        try:
+            token.pinned.loosen()
+        except BaseException:
+            with lock:
+                self._stick(token)
+            raise
+        with lock:
+            self._finish(token)
+
+    def withdraw(self, token: PmtObject) -> None:
+        """Revoke, loosen, finish, in that order. Called with the kernel's lock held."""
+        token.leaving = True
+        self._revoke(token)
+        try:
+            token.pinned.loosen()
+        except BaseException:
+            self._stick(token)
+            raise
+        self._finish(token)
+
+    def _revoke(self, token: PmtObject) -> None:
+        if token.granted:
+            try:
+                self.space.revoke(token.grant)
+            except BaseException:
+                self._stick(token)
+                raise
+            token.granted = False
+
+    def _stick(self, token: PmtObject) -> None:
+        """It could not be unpinned: it keeps its pages, where release_quarantine() finds it."""
+        token.leaving = False
+        token.state = PmtState.STUCK
+        self.quarantined[token.koid] = token
+
+    def _finish(self, token: PmtObject) -> None:
+        """The device is shut out and the anchor has let go: books only from here on."""
+        token.pinned.drop()
+        token.state = PmtState.RELEASED
+        del self.pins[token.koid]
+        if self.quarantined:
+            self.quarantined.pop(token.koid, None)
+        self.kernel.forget(token)
+        vmo = token.vmo
+        if not vmo.handle_count:
+            vmo.release_if_idle()
+        if not self.handle_count:
+            self.leave_if_idle()
+
+    # Quarantine ---------------------------------------------------------------------------------
+
+    def quarantine(self, token: PmtObject) -> None:
+        """A token's last handle went away without unpin. Called with the kernel's lock held."""
+        token.state = PmtState.QUARANTINED
+        self.quarantined[token.koid] = token
+        pinned = token.pinned
+        log.warning(
+            "%s: a pin of %s [%#x, %#x) was dropped without unpin and is in quarantine; "
+            "it was made at %s",
+            self.owner,
+            pinned.what,
+            pinned.offset,
+            pinned.offset + pinned.size,
+            sites.describe(pinned.site),
+        )
+        try:
+            self.revoke_quarantined(token)
+        except Unavailable:
+            self.kernel.lock.later(token)
+        if not self.handle_count:
+            self._leak(token.pinned)
+
+    def revoke_quarantined(self, token: PmtObject) -> None:
+        """Shut the device out of a quarantined pin; the pages stay held.
+
+        Raises:
+          Unavailable: a a finaliser inside an access of its own thread, whose end settles it.
+        """
+        if not token.granted or token.koid not in self.quarantined:
+            return
+        try:
+            self.space.revoke(token.grant)
+        except Unavailable:
+            self.space.notify_idle(self.kernel.lock.settle)
+            raise
+        except (
+            Exception
+        ):  # nobody to raise to; the pages are held, and the next release tries again
+            token.state = PmtState.STUCK
+            log.exception("%s: a quarantined pin could not be revoked", self.owner)
+        else:
+            token.granted = False
+
+    def _leak(self, pinned: PinnedRange) -> None:
+        """Put on record that nobody can release these pages any more."""
+        leak = Leak(
+            self.owner, pinned.what, pinned.offset, pinned.size, sites.describe(pinned.site)
+        )
+        self.kernel.leaks.append(leak)
+        log.warning("no handle can release this any more: %s", leak)
+
+    # The end ------------------------------------------------------------------------------------
+
+    def on_zero_handles(self) -> None:
+        """No more pins can be made. Live tokens can still be unpinned; quarantined ones leak.
+
+        Source: Zircon, a BTI that is closed with quarantined tokens leaks them for ever.
+        """
+        for token in self.quarantined.values():
+            self._leak(token.pinned)
+        self.leave_if_idle()
+
+    def leave_if_idle(self) -> None:
+        """Leave the bus once there is neither a handle nor a token."""
+        if not self.handle_count and not self.pins:
+            self.kernel.forget(self)
+            self.space.close()
+            self.iommu.leave()

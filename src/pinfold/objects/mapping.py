@@ -1,0 +1,208 @@
+# A mapping: a memory object at host addresses.
+#
+# Source: zx_vmar_map; Zircon's VmMapping for what a cut leaves. The views are ours.
+#
+# It belongs to its region, not to this Python object: dropping the object unmaps nothing. It keeps
+# the memory object alive, whatever becomes of the handles.
+#
+# Its pages are the memory object's. Where that is made smaller, the mapping keeps its length, and
+# touching what lies beyond the end is a bus error, which ends the process: Linux has it so.
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+
+from pinfold import sites
+from pinfold.errors import AccessDenied, InvalidArgs, NotFound, OutOfRange
+from pinfold.memory.mapped import READ, WRITE, Lease, Mapped, Piece, lent, refuse
+from pinfold.rights import Perm, describe_perms
+from pinfold.units import HostVa
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from numpy.typing import NDArray
+
+    from pinfold.memory.regions import Region
+    from pinfold.objects.vmo import VmoObject
+    from pinfold.sites import Site
+
+
+class MappingView(Lease):
+    """A live view of a mapping, as the memory object knows it: see ``VmoObject.views``."""
+
+    __slots__ = ("mapping", "offset", "size")
+
+    def __init__(
+        self, mapping: Mapping, start: int, offset: int, size: int, needs: int, site: Site
+    ) -> None:
+        super().__init__(start, start + size, needs, site)
+        self.mapping = mapping
+        self.offset = offset
+        self.size = size
+
+    def settle(self) -> None:
+        """The view is gone. Called with the kernel's lock held."""
+        self.mapping.end_view(self)
+
+
+class Mapping(Mapped):
+    """What one ``Vmar.map`` put into a region.
+
+    ``with vmar.map(...) as mapping:`` unmaps it at the end of the block.
+
+    Attributes:
+      address: where it begins.
+      size: bytes, whole pages, as it was made.
+      vmo_offset: the byte of the memory object at ``address``.
+    """
+
+    __slots__ = ("__weakref__", "_region", "_vmo", "address", "size", "vmo_offset")
+
+    def __init__(
+        self, region: Region, vmo: VmoObject, max_perms: int, address: int, size: int, offset: int
+    ) -> None:
+        super().__init__(vmo.pages.backing.fd, max_perms)
+        self._region = region
+        self._vmo = vmo
+        self.address = HostVa(address)
+        self.size = size
+        self.vmo_offset = offset
+
+    @property
+    def vmo(self) -> VmoObject:
+        """The memory object, which may have no handle any more."""
+        return self._vmo
+
+    @property
+    def max_perms(self) -> Perm:
+        """What `Vmar.protect` may allow at most: what both handles allowed at map time."""
+        return Perm(self.allowed)
+
+    @property
+    def mapped_size(self) -> int:
+        """Bytes of it that are still mapped."""
+        with self._vmo.kernel.lock:
+            return sum(piece.stop - piece.start for piece in self._own_pieces())
+
+    def pieces_changed(self, by: int) -> None:
+        """Count for the memory object, and let it go. Called with the kernel's lock held."""
+        self.pieces += by
+        vmo = self._vmo
+        vmo.mappings += by
+        if not vmo.mappings:
+            vmo.release_if_idle()
+
+    def _own_pieces(self) -> list[Piece]:
+        found = self._region.pieces(self.address, self.address + self.size)
+        return [piece for piece in found if piece.mapped is self]
+
+    def unmap(self, *, force: bool = False) -> None:
+        """Unmap what is left of it. Where nothing is left this does nothing.
+
+        With ``force`` live views are no obstacle: their addresses stay reserved and inaccessible,
+        so that a late access faults (and ends the process) instead of reading somebody else's
+        bytes.
+
+        Raises:
+          BadState: a live view shows a part of it (``.holder``); nothing changed.
+          NoMemory: the kernel is out of mappings (vm.max_map_count); nothing changed, or, where it
+            had been cut, only some of its parts are unmapped.
+        """
+        with self._vmo.kernel.lock:
+            pieces = self._own_pieces()
+            if not force:
+                refuse(lent(pieces, self.address, self.address + self.size), "unmap this mapping")
+            for piece in pieces:
+                piece.region.clear(piece.start, piece.stop, force=force)
+
+    def view(self, offset: int = 0, size: int | None = None) -> memoryview:
+        """The bytes at ``address + offset``, as a memoryview; to the end by default.
+
+        Writable where the protection is. Reading through it commits what it touches. While it, or
+        anything made from it, lives, what it shows is not unmapped, replaced, protected against it
+        or cut off the memory object, unless by force. A file that others can cut is at the caller's
+        risk, as any mapping of it is: reading beyond its end ends the process.
+
+        Args:
+          offset, size: bytes; ``size`` > 0.
+
+        Raises:
+          InvalidArgs: negative, or empty.
+          OutOfRange: the range leaves the mapping, or the memory object as it is now.
+          NotFound: a part of it is unmapped or replaced.
+          AccessDenied: a part of it is not readable.
+        """
+        vmo = self._vmo
+        kernel = vmo.kernel
+        with kernel.lock:
+            if size is None:
+                size = max(self.size - offset, 0)
+            if offset < 0 or size <= 0:
+                raise InvalidArgs("a view shows at least a byte", asked=min(offset, size))
+            start, stop = self.address + offset, self.address + offset + size
+            if offset + size > self.size:
+                raise OutOfRange(
+                    "the view leaves the mapping", asked=offset + size, limit=self.size
+                )
+            piece = next(
+                (p for p in self._own_pieces() if p.start <= start and stop <= p.stop), None
+            )
+            if piece is None:
+                raise NotFound(
+                    "this part of the mapping is not mapped any more",
+                    asked=start,
+                    remedy="map it again",
+                )
+            at = self.vmo_offset + offset
+            if at + size > vmo.size:
+                raise OutOfRange(f"the view leaves {vmo}", asked=at + size, limit=vmo.size)
+            perms = WRITE | READ
+            for _, _, prot in piece.runs_in(start, stop):
+                perms &= prot
+            if not perms & READ:
+                raise AccessDenied(
+                    f"the memory at {start:#x} is mapped {describe_perms(perms)}, not readable",
+                    remedy="protect it with PERM_READ first",
+                )
+            lease = MappingView(self, start, at, size, perms, sites.caller())
+            space = self._region.space
+            view = space.lend(self, lease, lambda _: kernel.lock.post(lease))
+            vmo.views.append(lease)
+            return view
+
+    def array(
+        self, dtype: str | np.dtype[Any] | type = "u1", offset: int = 0, size: int | None = None
+    ) -> NDArray[Any]:
+        """The bytes at ``address + offset`` as a numpy array; see `view`.
+
+        Args:
+          dtype: of an element; ``size`` is a multiple of its length.
+          offset, size: bytes.
+        """
+        return np.frombuffer(self.view(offset, size), dtype=dtype)
+
+    def end_view(self, lease: MappingView) -> None:
+        """A view is gone. Called with the kernel's lock held."""
+        self.leases.discard(lease)
+        self._vmo.views.remove(lease)
+        try:
+            self._region.space.lease_over(lease)
+        finally:
+            self._vmo.release_if_idle()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.unmap()
+
+    def __repr__(self) -> str:
+        stop = self.address + self.size
+        return f"<Mapping [{self.address:#x}, {stop:#x}) of {self._vmo} at {self.vmo_offset:#x}>"

@@ -1,0 +1,82 @@
+"""Fixtures that more than one room's tests use."""
+
+from __future__ import annotations
+
+import gc
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+import pinfold as pf
+from pinfold.testing import HostState, check_books
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+# Derandomised: what CI runs today it runs tomorrow. `--hypothesis-profile=long` goes further.
+settings.register_profile(
+    "ci", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.register_profile("long", max_examples=2000, deadline=None)
+settings.load_profile("ci")
+
+
+def pytest_collection_finish() -> None:
+    """What pytest itself has made is no garbage: a collection in a fixture need not look at it."""
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.fixture
+def kernel() -> pf.Kernel:
+    """A kernel of the test's own."""
+    return pf.Kernel(seed=1)
+
+
+@pytest.fixture
+def process(kernel: pf.Kernel) -> Iterator[pf.Process]:
+    """The current process of the test. At its end nothing may be left of it, whatever happened."""
+    gc.collect()
+    before = HostState.now()
+    made = pf.Process(kernel, name="test")
+    with made:
+        yield made
+        check_books(kernel)
+    made.exit()
+    gc.collect()
+    with kernel.lock:
+        quarantined = [m for m in kernel.objects() if m is not made]
+    if not quarantined:  # a test that leaks on purpose says so with its own asserts
+        assert before.difference(HostState.now()) == []
+
+
+@pytest.fixture(params=["sim", "stub"])
+def any_bus(request: pytest.FixtureRequest, process: pf.Process) -> Iterator[pf.Iommu]:
+    """Each bus that has software devices."""
+    del process
+    with pf.open_bus(request.param) as iommu:
+        yield iommu
+
+
+@pytest.fixture
+def sim(process: pf.Process) -> Iterator[pf.Iommu]:
+    """The translating bus."""
+    del process
+    with pf.open_bus("sim") as iommu:
+        yield iommu
+
+
+@pytest.fixture
+def bti(sim: pf.Iommu) -> Iterator[pf.Bti]:
+    """A device on the translating bus."""
+    with sim.initiator(0x10, name="device") as made:
+        yield made
+
+
+@pytest.fixture
+def vmo(process: pf.Process) -> Iterator[pf.Vmo]:
+    """Four pages, nothing committed."""
+    del process
+    with pf.Vmo(4 * pf.PAGE_SIZE, name="buffer") as made:
+        yield made

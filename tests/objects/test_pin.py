@@ -1,0 +1,522 @@
+"""Bti.pin and Pmt.unpin: the two orders, every error, what a failure leaves, quarantine."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+
+import pinfold as pf
+from pinfold.bus import DeviceSpace, Grant, PinnedRange
+from pinfold.errors import (
+    AccessDenied,
+    BadHandle,
+    BadState,
+    DmaFault,
+    InvalidArgs,
+    LimitReached,
+    OutOfRange,
+    OutOfReach,
+    Unavailable,
+)
+from pinfold.memory.counts import MAX_PINS
+from pinfold.testing import check_books
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+PAGE = pf.PAGE_SIZE
+READ, WRITE, EXECUTE = pf.Perm.READ, pf.Perm.WRITE, pf.Perm.EXECUTE
+
+
+def watch(
+    bti: pf.Bti, *, refuse: BaseException | None = None, at: str = ""
+) -> list[tuple[str, Any]]:
+    """Note, at each grant and revoke of a device, what the host's books say at that moment."""
+    space: Any = bti.object.space
+    seen: list[tuple[str, Any]] = []
+    grant: Callable[[PinnedRange, int], Grant] = space.grant
+    revoke: Callable[[Grant], None] = space.revoke
+
+    def watched_grant(pinned: PinnedRange, perms: int) -> Grant:
+        seen.append(("grant", pinned.pages.pin_count(pinned.offset // PAGE)))
+        if refuse is not None and at == "grant":
+            raise refuse
+        return grant(pinned, perms)
+
+    def watched_revoke(given: Grant) -> None:
+        pinned = given.pinned
+        seen.append(("revoke", pinned.pages.pin_count(pinned.offset // PAGE)))
+        if refuse is not None and at == "revoke":
+            raise refuse
+        revoke(given)
+
+    space.grant, space.revoke = watched_grant, watched_revoke
+    return seen
+
+
+def unwatch(bti: pf.Bti) -> None:
+    space: Any = bti.object.space
+    del space.grant, space.revoke
+
+
+# Order ------------------------------------------------------------------------------------------
+
+
+def test_the_host_pins_before_the_bus_grants(bti: pf.Bti, vmo: pf.Vmo) -> None:
+    """Source: DESIGN principle, a pin is a transaction. Swap the two in `pin` and this fails."""
+    seen = watch(bti)
+    for committed_before in (False, True):
+        with bti.pin(vmo, perms=READ):
+            assert seen.pop() == ("grant", 1), f"committed before: {committed_before}"
+        seen.clear()
+
+
+def test_the_bus_revokes_before_the_host_unpins(bti: pf.Bti, vmo: pf.Vmo) -> None:
+    """Source: zx_pmt_unpin. While a device can reach a page, its pin count is not 0."""
+    pmt = bti.pin(vmo, perms=WRITE)
+    seen = watch(bti)
+    pmt.unpin()
+    assert seen == [("revoke", 1)]
+    assert vmo.pin_count() == 0
+
+
+def test_a_locked_pin_is_locked_before_the_grant_and_until_after_the_revoke(
+    process: pf.Process,
+) -> None:
+    """The anchor holds the pages whenever the device can reach them."""
+    from pinfold.host import probe
+
+    with (
+        pf.open_bus("sim", anchor=pf.Anchor.MLOCK) as iommu,
+        iommu.initiator(1) as bti,
+        pf.Vmo(2 * PAGE) as vmo,
+    ):
+        start = probe.process_memory().locked
+        space: Any = bti.object.space
+        locked: list[int] = []
+        grant, revoke = space.grant, space.revoke
+        space.grant = lambda *a: (locked.append(probe.process_memory().locked), grant(*a))[1]
+        space.revoke = lambda g: (locked.append(probe.process_memory().locked), revoke(g))[1]
+        pmt = bti.pin(vmo, perms=WRITE)
+        assert pmt.statistics().anchor is pf.Anchor.MLOCK
+        pmt.unpin()
+        assert locked == [start + 2 * PAGE, start + 2 * PAGE]
+        assert probe.process_memory().locked == start
+
+
+def test_a_refused_grant_leaves_nothing(bti: pf.Bti, vmo: pf.Vmo, kernel: pf.Kernel) -> None:
+    """Source: zx_bti_pin, a failure pins nothing."""
+    watch(bti, refuse=LimitReached("the bus is full"), at="grant")
+    for _ in range(2):  # with the pages absent, then with them committed
+        with pytest.raises(LimitReached):
+            bti.pin(vmo, perms=READ)
+        assert vmo.pin_count() == 0
+        assert kernel.statistics().ledger.pins == 0
+        vmo.commit()
+    unwatch(bti)
+    bti.pin(vmo, perms=READ).unpin()
+
+
+def test_a_failed_revoke_keeps_the_pages_held(bti: pf.Bti, vmo: pf.Vmo, kernel: pf.Kernel) -> None:
+    """ADR 1. The device may still reach them, so they are not let go; a release tries again."""
+    pmt = bti.pin(vmo, perms=WRITE)
+    watch(bti, refuse=RuntimeError("the IOMMU does not answer"), at="revoke")
+    with pytest.raises(RuntimeError):
+        pmt.unpin()
+    assert pmt.closed
+    assert vmo.pin_count() == 1
+    assert bti.statistics().quarantined == 1
+    with pytest.raises(BadState):
+        bti.pin(vmo, perms=READ)
+    with pytest.raises(RuntimeError):
+        bti.release_quarantine()
+    assert vmo.pin_count() == 1
+    unwatch(bti)
+    assert bti.release_quarantine() == 1
+    assert vmo.pin_count() == 0
+    assert kernel.statistics().ledger.pins == 0
+
+
+def test_an_interrupted_grant_holds_the_pages_for_good(
+    bti: pf.Bti, vmo: pf.Vmo, kernel: pf.Kernel
+) -> None:
+    """A Ctrl-C may come after the bus has granted: nobody can tell, so nothing is let go."""
+    watch(bti, refuse=KeyboardInterrupt(), at="grant")
+    with pytest.raises(KeyboardInterrupt):
+        bti.pin(vmo, perms=READ)
+    unwatch(bti)
+    assert vmo.pin_count() == 1
+    assert len(kernel.leaks) == 1
+    assert kernel.leaks[0].size == vmo.size
+
+
+# Results ----------------------------------------------------------------------------------------
+
+
+def test_pinning_commits_absent_pages(bti: pf.Bti, vmo: pf.Vmo) -> None:
+    """Source: zx_bti_pin, non-committed pages will have been committed."""
+    assert vmo.committed_ranges() == []
+    with bti.pin(vmo, PAGE, 2 * PAGE, perms=READ):
+        assert vmo.committed_ranges() == [(PAGE, 3 * PAGE)]
+
+
+@pytest.mark.parametrize("pages", [1, 3, 300])
+@pytest.mark.parametrize("form", list(pf.AddrForm))
+def test_the_number_of_addresses(process: pf.Process, form: pf.AddrForm, pages: int) -> None:
+    """Source: zx_bti_pin, the three counts."""
+    contiguity = 256 * PAGE
+    expected = {
+        pf.AddrForm.PER_PAGE: pages,
+        pf.AddrForm.COMPRESS: -(-pages // 256),
+        pf.AddrForm.CONTIGUOUS: 1,
+    }
+    with (
+        pf.open_bus("sim", minimum_contiguity=contiguity) as iommu,
+        iommu.initiator(1) as bti,
+        pf.Vmo.contiguous(bti, pages * PAGE) as vmo,
+        bti.pin(vmo, perms=READ, form=form) as pmt,
+    ):
+        assert pmt.addrs.dtype == np.uint64
+        assert len(pmt.addrs) == expected[form]
+        assert not pmt.addrs.flags.writeable
+        assert pmt.addrs is pmt.addrs
+        if form is not pf.AddrForm.PER_PAGE:
+            assert not (pmt.addrs % contiguity).any()
+
+
+def test_the_memory_outlives_its_handles_while_pinned(bti: pf.Bti, process: pf.Process) -> None:
+    """Source: zx_bti_pin, the PMT retains a reference to the VMO."""
+    vmo = pf.Vmo(PAGE)
+    vmo.write(b"still here")
+    pmt = bti.pin(vmo, perms=READ)
+    vmo.close()
+    assert bti.master().read(int(pmt.addrs[0]), 10) == b"still here"
+    pmt.unpin()
+
+
+def test_pins_nest_and_overlap(bti: pf.Bti, vmo: pf.Vmo, kernel: pf.Kernel) -> None:
+    """Source: zx_bti_pin, repeated pins are independent; each needs its own unpin."""
+    first = bti.pin(vmo, 0, 3 * PAGE, perms=READ)
+    second = bti.pin(vmo, PAGE, 3 * PAGE, perms=WRITE)
+    assert [vmo.pin_count(page * PAGE) for page in range(4)] == [1, 2, 2, 1]
+    assert kernel.statistics().ledger.pinned_bytes == 4 * PAGE
+    assert kernel.statistics().ledger.requested_bytes == 6 * PAGE
+    first.unpin()
+    assert [vmo.pin_count(page * PAGE) for page in range(4)] == [0, 1, 1, 1]
+    second.unpin()
+    assert kernel.statistics().ledger.peak_bytes == 4 * PAGE
+
+
+def test_the_32nd_pin_of_a_page_is_refused_whole(bti: pf.Bti, vmo: pf.Vmo) -> None:
+    """Source: zx_bti_pin UNAVAILABLE. The earlier pages of the call are not pinned either."""
+    held = [bti.pin(vmo, 2 * PAGE, PAGE, perms=READ) for _ in range(MAX_PINS)]
+    with pytest.raises(Unavailable) as caught:
+        bti.pin(vmo, perms=READ)
+    assert caught.value.limit == MAX_PINS
+    assert vmo.pin_count(0) == 0
+    for pmt in held:
+        pmt.unpin()
+
+
+def test_the_pin_limit_counts_memory_not_pins(process: pf.Process) -> None:
+    """A page that two devices share is held once."""
+    kernel = pf.Kernel(max_pinned=2 * PAGE)
+    with (
+        pf.Process(kernel) as inner,
+        pf.open_bus("sim") as iommu,
+        iommu.initiator(1, name="nic") as bti,
+        pf.Vmo(4 * PAGE) as vmo,
+    ):
+        one, two = bti.pin(vmo, 0, 2 * PAGE, perms=READ), bti.pin(vmo, 0, 2 * PAGE, perms=WRITE)
+        with pytest.raises(LimitReached) as caught:
+            bti.pin(vmo, 2 * PAGE, PAGE, perms=READ)
+        error = caught.value
+        assert (error.asked, error.available, error.limit) == (PAGE, 0, 2 * PAGE)
+        assert "nic" in str(error.holder)
+        assert error.remedy is not None
+        assert vmo.pin_count(2 * PAGE) == 0
+        one.unpin()
+        two.unpin()
+    inner.exit()
+
+
+# Errors: one row a documented condition, in Zircon's order ---------------------------------------
+
+
+def narrowed(vmo: pf.Vmo, rights: pf.Right) -> pf.Vmo:
+    return vmo.duplicate(rights)
+
+
+R = pf.Right
+
+
+@pytest.mark.parametrize(
+    ("rights", "perms", "missing"),
+    [
+        (R.READ | R.WRITE, READ, R.MAP),
+        (R.MAP | R.WRITE, READ, R.READ),
+        (R.MAP | R.READ, WRITE, R.WRITE),
+        (R.MAP | R.WRITE, EXECUTE, R.READ),
+        (R.MAP | R.READ, READ | WRITE, R.WRITE),
+        (R.NONE, READ | WRITE | EXECUTE, R.MAP | R.READ | R.WRITE),
+    ],
+)
+def test_rights_of_the_memory(
+    bti: pf.Bti, vmo: pf.Vmo, rights: pf.Right, perms: pf.Perm, missing: pf.Right
+) -> None:
+    """Source: zx_bti_pin ACCESS_DENIED; EXECUTE asks for READ."""
+    with narrowed(vmo, rights) as less, pytest.raises(AccessDenied) as caught:
+        bti.pin(less, perms=perms)
+    assert caught.value.missing == missing
+
+
+def test_execute_needs_read_and_not_execute(bti: pf.Bti, vmo: pf.Vmo) -> None:
+    """Source: zx_bti_pin, the note on ZX_BTI_PERM_EXECUTE."""
+    with narrowed(vmo, R.MAP | R.READ) as less, bti.pin(less, perms=EXECUTE) as pmt:
+        assert bti.master().fetch(int(pmt.addrs[0]), 1) == b"\0"
+
+
+def test_the_bti_needs_map(bti: pf.Bti, vmo: pf.Vmo) -> None:
+    """Source: zx_bti_pin, handle must have ZX_RIGHT_MAP."""
+    with bti.duplicate(R.READ | R.WRITE) as less, pytest.raises(AccessDenied) as caught:
+        less.pin(vmo, perms=READ)
+    assert caught.value.missing == R.MAP
+
+
+@pytest.mark.parametrize(
+    ("offset", "size", "perms", "form", "error"),
+    [
+        (1, PAGE, READ, "PER_PAGE", InvalidArgs),
+        (0, PAGE - 1, READ, "PER_PAGE", InvalidArgs),
+        (-PAGE, PAGE, READ, "PER_PAGE", InvalidArgs),
+        (0, -PAGE, READ, "PER_PAGE", InvalidArgs),
+        (0, 0, READ, "PER_PAGE", InvalidArgs),
+        (0, PAGE, 0, "PER_PAGE", InvalidArgs),
+        (0, PAGE, 0x20, "PER_PAGE", InvalidArgs),
+        (0, PAGE, READ, "CONTIGUOUS", InvalidArgs),
+        (4 * PAGE, PAGE, READ, "PER_PAGE", OutOfRange),
+        (0, 5 * PAGE, READ, "PER_PAGE", OutOfRange),
+        (1 << 64, PAGE, READ, "PER_PAGE", OutOfRange),
+        # When several things are wrong, the documented one wins.
+        (8 * PAGE, PAGE, READ, "CONTIGUOUS", InvalidArgs),  # the form before the range
+        (8 * PAGE, PAGE, 0, "PER_PAGE", OutOfRange),  # the range before the empty permission
+        (8 * PAGE, 0, READ, "PER_PAGE", InvalidArgs),  # the empty size before the range
+    ],
+)
+def test_arguments(
+    bti: pf.Bti, vmo: pf.Vmo, offset: int, size: int, perms: int, form: str, error: type[Exception]
+) -> None:
+    """Source: zx_bti_pin INVALID_ARGS and OUT_OF_RANGE; the order from the dispatcher."""
+    with pytest.raises(error):
+        bti.pin(vmo, offset, size, perms=perms, form=pf.AddrForm[form])
+    assert bti.statistics().pins == 0
+
+
+def test_rights_are_checked_before_an_empty_size(bti: pf.Bti, vmo: pf.Vmo) -> None:
+    """Source: Zircon, size 0 with a VMO that lacks READ is ACCESS_DENIED."""
+    with narrowed(vmo, R.MAP) as less, pytest.raises(AccessDenied):
+        bti.pin(less, 0, 0, perms=READ)
+
+
+def test_closed_handles(bti: pf.Bti, vmo: pf.Vmo) -> None:
+    """Source: zx_bti_pin BAD_HANDLE."""
+    other = vmo.duplicate()
+    other.close()
+    with pytest.raises(BadHandle):
+        bti.pin(other, perms=READ)
+    gone = bti.duplicate()
+    gone.close()
+    with pytest.raises(BadHandle):
+        gone.pin(vmo, perms=READ)
+    pmt = bti.pin(vmo, perms=READ)
+    pmt.unpin()
+    with pytest.raises(BadHandle):
+        pmt.unpin()
+    with pytest.raises(BadHandle):
+        _ = pmt.addrs
+
+
+def test_a_narrow_device_is_told_what_it_cannot_reach(process: pf.Process) -> None:
+    """Without translation a 24-bit device cannot reach simulated memory, which begins at 16 MiB."""
+    with (
+        pf.open_bus("stub") as iommu,
+        iommu.initiator(1, address_bits=24) as bti,
+        pf.Vmo(PAGE) as vmo,
+    ):
+        with pytest.raises(OutOfReach) as caught:
+            bti.pin(vmo, perms=READ)
+        assert caught.value.limit == 1 << 24
+        assert caught.value.extent.address >= 1 << 24  # type: ignore[attr-defined]
+        assert vmo.pin_count() == 0
+
+
+def test_a_narrow_device_runs_out_of_addresses(process: pf.Process) -> None:
+    """On a bus that translates it gets what it can reach, until that is spent."""
+    with (
+        pf.open_bus("sim") as iommu,
+        iommu.initiator(1, address_bits=16) as bti,
+        pf.Vmo(PAGE) as vmo,
+    ):
+        held = [bti.pin(vmo, perms=READ) for _ in range(8)]  # with a page between
+        with pytest.raises(LimitReached) as caught:
+            bti.pin(vmo, perms=READ)
+        assert caught.value.limit == (1 << 16) - PAGE
+        assert caught.value.available is not None
+        held.pop(3).unpin()
+        held.append(bti.pin(vmo, perms=READ))
+        for pmt in held:
+            pmt.unpin()
+
+
+# Quarantine -------------------------------------------------------------------------------------
+
+
+def test_a_dropped_token_is_revoked_and_stays_pinned(
+    bti: pf.Bti, vmo: pf.Vmo, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Source: Zircon, a PMT whose last handle goes away without unpin is quarantined."""
+    pmt = bti.pin(vmo, perms=READ | WRITE)
+    at = int(pmt.addrs[0])
+    caplog.set_level(logging.WARNING, "pinfold")
+    with pytest.warns(ResourceWarning, match=__file__):
+        del pmt  # the last reference
+    assert "quarantine" in caplog.text
+    assert vmo.pin_count() == 1
+    with pytest.raises(DmaFault):
+        bti.master().read(at, 1)
+    assert (bti.statistics().pins, bti.statistics().quarantined) == (1, 1)
+    with pytest.raises(BadState) as caught:
+        bti.pin(vmo, perms=READ)
+    assert "release_quarantine" in str(caught.value)
+    with pytest.raises(BadState):
+        vmo.decommit()
+    assert bti.release_quarantine() == 1
+    assert bti.release_quarantine() == 0
+    vmo.decommit()
+
+
+def test_closing_a_token_quarantines_it_and_others_go_on(bti: pf.Bti, vmo: pf.Vmo) -> None:
+    """Source: Zircon, existing PMTs keep working and can be unpinned."""
+    keeps, goes = bti.pin(vmo, perms=READ), bti.pin(vmo, perms=READ)
+    goes.close()
+    assert bti.master().read(int(keeps.addrs[0]), 1) == b"\0"
+    keeps.unpin()
+    assert bti.statistics().pins == 1
+    bti.release_quarantine()
+
+
+def test_a_token_cannot_be_duplicated_and_a_bad_replace_quarantines(
+    bti: pf.Bti, vmo: pf.Vmo
+) -> None:
+    """Source: zircon conformance: duplicate of a PMT, replace of a PMT with READ."""
+    pmt = bti.pin(vmo, perms=READ)
+    with pytest.raises(AccessDenied):
+        pmt.duplicate()
+    moved = pmt.replace()
+    assert pmt.closed
+    with pytest.raises(InvalidArgs):
+        moved.replace(R.READ)
+    assert moved.closed
+    assert (bti.statistics().pins, bti.statistics().quarantined) == (1, 1)
+    bti.release_quarantine()
+
+
+def test_release_needs_write(bti: pf.Bti) -> None:
+    """Source: zx_bti_release_quarantine, ZX_RIGHT_WRITE."""
+    with bti.duplicate(R.READ | R.MAP) as less, pytest.raises(AccessDenied) as caught:
+        less.release_quarantine()
+    assert caught.value.missing == R.WRITE
+
+
+def test_a_closed_bti_lets_live_tokens_unpin(sim: pf.Iommu, vmo: pf.Vmo, kernel: pf.Kernel) -> None:
+    """Source: Zircon, with live PMTs the object survives inside the PMTs."""
+    bti = sim.initiator(5)
+    pmt = bti.pin(vmo, perms=READ)
+    bti.close()
+    pmt.unpin()
+    assert vmo.pin_count() == 0
+    assert kernel.leaks == []
+
+
+def test_a_bti_closed_with_quarantined_pins_leaks_them_on_record(
+    sim: pf.Iommu, process: pf.Process, kernel: pf.Kernel
+) -> None:
+    """Source: Zircon, the pinned pages, VMOs, PMTs and the BTI are leaked for ever."""
+    bti = sim.initiator(5)
+    vmo = pf.Vmo(PAGE, name="lost")
+    bti.pin(vmo, perms=READ).close()
+    assert kernel.leaks == []
+    bti.close()
+    assert [leak.size for leak in kernel.leaks] == [PAGE]
+    assert "lost" in kernel.leaks[0].what
+    assert __file__ in kernel.leaks[0].pinned_at
+    assert vmo.pin_count() == 1
+    vmo.close()
+
+
+def test_process_exit_quarantines_live_tokens(
+    sim: pf.Iommu, vmo: pf.Vmo, kernel: pf.Kernel
+) -> None:
+    """Source: Zircon, another process that holds the BTI sees the quarantine and can release."""
+    bti = sim.initiator(5)
+    with pf.Process(kernel, name="driver") as driver:
+        mine = pf.Bti.wrap(driver.add(bti.object, int(bti.rights)))
+        pmt = mine.pin(vmo, perms=READ)
+    driver.exit()
+    assert pmt.closed
+    assert mine.closed
+    assert (bti.statistics().pins, bti.statistics().quarantined) == (1, 1)
+    assert bti.release_quarantine() == 1
+    bti.close()
+
+
+# What pinned pages forbid -----------------------------------------------------------------------
+
+
+def test_pinned_pages_cannot_be_given_back(bti: pf.Bti, process: pf.Process) -> None:
+    """Source: zx_bti_pin and zx_vmo_set_size; Linux itself would not stop any of these."""
+    with pf.Vmo(4 * PAGE, resizable=True) as vmo:
+        vmo.write(b"x" * vmo.size)
+        with bti.pin(vmo, PAGE, PAGE, perms=READ):
+            with pytest.raises(BadState) as caught:
+                vmo.decommit(0, 2 * PAGE)
+            assert caught.value.holder is not None
+            with pytest.raises(BadState):
+                vmo.resize(PAGE)
+            assert vmo.read() == b"x" * vmo.size  # nothing changed
+            vmo.decommit(2 * PAGE, PAGE)
+            vmo.resize(2 * PAGE)
+            vmo.resize(8 * PAGE)
+        vmo.resize(0)
+
+
+def test_zeroing_clears_pinned_pages_in_place(bti: pf.Bti, vmo: pf.Vmo) -> None:
+    """Source: zx_vmo_op_range ZERO, pinned pages are cleared in place and stay committed."""
+    vmo.write(b"x" * vmo.size)
+    with bti.pin(vmo, PAGE, PAGE, perms=READ) as pmt:
+        at = int(pmt.addrs[0])
+        vmo.zero()
+        assert vmo.read() == bytes(vmo.size)
+        assert vmo.committed_ranges() == [(PAGE, 2 * PAGE)]
+        vmo.write(b"new", PAGE)
+        assert bti.master().read(at, 3) == b"new"
+
+
+def test_books_are_recounted(bti: pf.Bti, vmo: pf.Vmo, kernel: pf.Kernel) -> None:
+    """The recount that the state machine relies on notices a count that went wrong."""
+    pmt = bti.pin(vmo, perms=READ)
+    check_books(kernel)
+    vmo.object.pages.pin(0, 1)
+    with pytest.raises(AssertionError, match="count 2, 1 live pins"):
+        check_books(kernel)
+    vmo.object.pages.unpin(0, 1)
+    pmt.unpin()
+
+
+def test_the_space_is_a_device_space(bti: pf.Bti) -> None:
+    """What the bus gives is what the contract says."""
+    space: DeviceSpace = bti.object.space
+    assert (space.initiator, space.address_bits) == (0x10, 64)
