@@ -88,6 +88,11 @@ def fault_of(access: Callable[[], object]) -> pf.Fault:
     return fault
 
 
+def late(master: pf.BusMaster, address: int) -> pf.Fault:
+    """The fault of a read of one byte."""
+    return fault_of(lambda: master.read(address, 1))
+
+
 def test_every_fault_says_who_what_where_when_and_why(
     sim: pf.Iommu, bti: pf.Bti, vmo: pf.Vmo
 ) -> None:
@@ -218,7 +223,7 @@ def test_the_lookaside_buffer_forgets_what_is_revoked(bti: pf.Bti, process: pf.P
             assert master.read(address, 1) == b"\0"
         pmt.unpin()
         for address in addresses[::97] + addresses[-50:]:
-            fault_of(lambda address=address: master.read(address, 1))
+            late(master, address)
 
 
 def test_odd_accesses(bti: pf.Bti, vmo: pf.Vmo) -> None:
@@ -228,7 +233,7 @@ def test_odd_accesses(bti: pf.Bti, vmo: pf.Vmo) -> None:
         assert master.read(at, 0) == b""
         with pytest.raises(InvalidArgs):
             master.read(at, -1)
-        master.write(at, memoryview(np.arange(4, dtype="<u2")))
+        master.write(at, memoryview(np.arange(4, dtype="<u2").data))
         target = bytearray(8)
         master.read_into(at, memoryview(target))
         assert target == np.arange(4, dtype="<u2").tobytes()
@@ -340,7 +345,7 @@ def test_the_stub_stops_what_no_memory_is_behind(stub: pf.Iommu) -> None:
         master.read(addresses[2], 1)
         vmo.close()
         for address in addresses:
-            fault_of(lambda address=address: master.read(address, 1))
+            late(master, address)
         fault_of(lambda: master.copy(addresses[0], addresses[1], 8))
 
 

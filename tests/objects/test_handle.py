@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 import pinfold as pf
@@ -160,7 +162,7 @@ def test_unknown_buses_are_told_the_known(kernel: pf.Kernel) -> None:
         {"anchor": pf.Anchor.VFIO},
     ],
 )
-def test_options_of_the_sim_bus(options: dict[str, object]) -> None:
+def test_options_of_the_sim_bus(options: dict[str, Any]) -> None:
     """Each is checked when the bus is opened."""
     with pytest.raises(InvalidArgs):
         pf.open_bus("sim", **options)

@@ -98,8 +98,16 @@ def test_a_locked_pin_is_locked_before_the_grant_and_until_after_the_revoke(
         space: Any = bti.object.space
         locked: list[int] = []
         grant, revoke = space.grant, space.revoke
-        space.grant = lambda *a: (locked.append(probe.process_memory().locked), grant(*a))[1]
-        space.revoke = lambda g: (locked.append(probe.process_memory().locked), revoke(g))[1]
+
+        def noting_grant(pinned: PinnedRange, perms: int) -> Any:
+            locked.append(probe.process_memory().locked)
+            return grant(pinned, perms)
+
+        def noting_revoke(given: Grant) -> None:
+            locked.append(probe.process_memory().locked)
+            revoke(given)
+
+        space.grant, space.revoke = noting_grant, noting_revoke
         pmt = bti.pin(vmo, perms=WRITE)
         assert pmt.statistics().anchor is pf.Anchor.MLOCK
         pmt.unpin()

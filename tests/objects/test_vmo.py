@@ -22,7 +22,7 @@ from pinfold.errors import (
     Unavailable,
     WrongType,
 )
-from pinfold.objects.vmo import MAX_SIZE
+from pinfold.objects.memory_object import MAX_SIZE
 
 if TYPE_CHECKING:
     from pathlib import Path

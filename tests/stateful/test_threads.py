@@ -62,8 +62,9 @@ def test_eight_threads_lose_no_count(process: pf.Process, kernel: pf.Kernel) -> 
     check_books(kernel)
     assert kernel.statistics().ledger.pinned_bytes == 0
     assert [vmo.statistics().pins for vmo in vmos] == [0, 0, 0]
-    for thing in (*vmos, *btis, bus):
-        thing.close()
+    for handles in (vmos, btis, [bus]):
+        for handle in handles:
+            handle.close()
 
 
 def test_a_copy_that_is_under_way_never_writes_after_revoke(process: pf.Process) -> None:

@@ -15,8 +15,9 @@ from pinfold.errors import AccessDenied, InvalidArgs, OutOfRange
 from pinfold.memory.pinned import Anchor, PinnedRange
 from pinfold.objects.handle import Handle
 from pinfold.objects.initiator import BtiObject
+from pinfold.objects.memory_object import VmoObject, memory_of
 from pinfold.objects.pmt import AddrForm, Pmt, PmtObject
-from pinfold.objects.vmo import Vmo, VmoObject, memory_of
+from pinfold.objects.vmo import Vmo
 from pinfold.rights import ALL_PERMS, RIGHTS_FOR_PERMS, Right
 from pinfold.units import PAGE_MASK, UINT64_MAX
 

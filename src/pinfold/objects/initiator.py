@@ -32,9 +32,9 @@ if TYPE_CHECKING:
     from pinfold.bus import BusLimits, DeviceSpace, PinnedRange
     from pinfold.objects.handle import HandleEntry
     from pinfold.objects.iommu import IommuObject
+    from pinfold.objects.memory_object import VmoObject
     from pinfold.objects.pmt import AddrForm
     from pinfold.objects.process import Process
-    from pinfold.objects.vmo import VmoObject
 
 
 class BtiObject(KernelObject):

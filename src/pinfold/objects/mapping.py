@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from pinfold.memory.regions import Region
-    from pinfold.objects.vmo import VmoObject
+    from pinfold.objects.memory_object import VmoObject
     from pinfold.sites import Site
 
 

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from pinfold.bus import Extents, Grant
     from pinfold.memory.pinned import PinnedRange
     from pinfold.objects.initiator import BtiObject
-    from pinfold.objects.vmo import VmoObject
+    from pinfold.objects.memory_object import VmoObject
 
 PMT_RIGHTS: Final = int(Right.INSPECT)
 

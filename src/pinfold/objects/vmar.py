@@ -12,15 +12,15 @@
 # are about. Populating for MAP_RANGE is among them and takes time by the page.
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
-from pinfold.errors import InvalidArgs, NotSupported, OutOfRange, WrongType
+from pinfold.errors import InvalidArgs, NotSupported, OutOfRange
 from pinfold.memory.regions import populate
 from pinfold.objects.handle import Handle
 from pinfold.objects.mapping import Mapping
+from pinfold.objects.memory_object import MAX_SIZE, VmoObject, memory_of
 from pinfold.objects.process import current_process
 from pinfold.objects.region import MapsRecord, VmarObject, VmarStatistics
-from pinfold.objects.vmo import MAX_SIZE, VmoObject
 from pinfold.objects.vmoption import (
     CAN_RWX,
     CAN_SHIFT,
@@ -41,7 +41,6 @@ from pinfold.rights import Right
 from pinfold.units import PAGE_MASK, PAGE_SIZE, UINT64_MAX, HostVa, page_up
 
 if TYPE_CHECKING:
-    from pinfold.objects.kernel import Kernel
     from pinfold.objects.vmo import Vmo
 
 __all__ = ["MapsRecord", "VmOption", "Vmar", "VmarObject", "VmarStatistics"]
@@ -180,7 +179,7 @@ class Vmar(Handle[VmarObject]):
         kernel = self._entry.process.kernel
         with kernel.lock:
             target = self._require(0)
-            memory = _memory_of(vmo, kernel)
+            memory = memory_of(vmo, kernel)
             vmo_rights = vmo._entry.rights
             allowed = (self._entry.rights & vmo_rights) >> RIGHT_SHIFT & PERMS
             check_map(options, memory, vmo_rights, allowed)
@@ -331,18 +330,6 @@ class Vmar(Handle[VmarObject]):
             target = self._require(_INSPECT)
             target.require_alive()
             return list(target.records())
-
-
-def _memory_of(vmo: Any, kernel: Kernel) -> VmoObject:
-    """The memory object behind what a caller gave as one."""
-    if not isinstance(vmo, Handle):
-        raise WrongType(f"a {type(vmo).__name__} is not a handle to a memory object")
-    target = vmo.object
-    if not isinstance(target, VmoObject):
-        raise WrongType(f"{target} is not a memory object")
-    if target.kernel is not kernel:
-        raise InvalidArgs(f"{target} belongs to another kernel", remedy="make it in this one")
-    return target
 
 
 def _check_address(address: int) -> None:

@@ -10,7 +10,7 @@ from pinfold.errors import AccessDenied, InvalidArgs, NotSupported
 from pinfold.rights import Right
 
 if TYPE_CHECKING:
-    from pinfold.objects.vmo import VmoObject
+    from pinfold.objects.memory_object import VmoObject
 
 
 class VmOption(enum.IntFlag, boundary=enum.KEEP):

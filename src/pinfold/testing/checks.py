@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 from pinfold.bus import PinnedRange, reach
 from pinfold.objects.initiator import BtiObject
+from pinfold.objects.memory_object import VmoObject
 from pinfold.objects.object import ObjectType
 from pinfold.objects.pmt import PmtObject, PmtState
-from pinfold.objects.vmo import VmoObject
 from pinfold.units import PAGE_SHIFT
 
 if TYPE_CHECKING:

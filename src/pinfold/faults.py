@@ -1,0 +1,120 @@
+# What a bus keeps of the accesses that it stopped.
+from __future__ import annotations
+
+import enum
+from collections import deque
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from pinfold import sites
+from pinfold.rights import describe_perms
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from pinfold.sites import Site
+    from pinfold.units import ByteRange
+
+
+class FaultReason(enum.Enum):
+    """Why an access was stopped."""
+
+    NOTHING_THERE = "nothing there"
+    BEYOND_END = "beyond the end of a grant"
+    NOT_PERMITTED = "not permitted"
+    REVOKED = "no longer granted"
+    OUT_OF_REACH = "wider than the device's addresses"
+
+
+@dataclass(frozen=True, slots=True)
+class GrantRecord:
+    """A grant as a fault record names it; it outlives the grant."""
+
+    number: int
+    """Counts the grants of a bus, from 1."""
+    initiator: int
+    range: ByteRange
+    """Device addresses."""
+    perms: int
+    what: str
+    """The memory object."""
+    granted_at: Site
+    """Where in the driver's code."""
+    revoked_ns: int | None = None
+    """`time.monotonic_ns()` of the revocation; None while it is live."""
+    revoked_at: Site | None = None
+
+    def __str__(self) -> str:
+        return (
+            f"grant {self.number} of {self.what} {self.range} for {describe_perms(self.perms)}, "
+            f"pinned at {sites.describe(self.granted_at)}"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One access that a bus stopped. No byte of it was moved."""
+
+    number: int
+    """Counts the faults of a bus, from 1."""
+    initiator: int
+    access: int
+    """One bit of `Perm`: what the device tried."""
+    address: int
+    """Where, on the bus."""
+    size: int
+    """Bytes it tried to move."""
+    when_ns: int
+    """`time.monotonic_ns()`."""
+    reason: FaultReason
+    detail: str
+    """The reason with its facts, for people."""
+    nearest: GrantRecord | None = None
+    """The grant that was meant, or the closest one."""
+
+    def __str__(self) -> str:
+        text = (
+            f"device {self.initiator:#x}: {describe_perms(self.access).lower()} of {self.size} "
+            f"bytes at {self.address:#x} stopped: {self.detail}"
+        )
+        return f"{text}; nearest is {self.nearest}" if self.nearest is not None else text
+
+
+_KEPT_FAULTS: Final = 1024
+
+
+class FaultLog:
+    """The faults of one bus: the most recent in full, all of them counted."""
+
+    __slots__ = ("_listeners", "_records", "total")
+
+    def __init__(self) -> None:
+        self._records: deque[Fault] = deque(maxlen=_KEPT_FAULTS)
+        self._listeners: list[Callable[[Fault], None]] = []
+        self.total = 0
+        """Faults so far, those no longer kept included."""
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __iter__(self) -> Iterator[Fault]:
+        return iter(tuple(self._records))
+
+    def __getitem__(self, index: int) -> Fault:
+        return self._records[index]
+
+    def add(self, fault: Fault) -> None:
+        """Keep a record and tell whoever listens."""
+        self.total += 1
+        self._records.append(fault)
+        for listener in tuple(self._listeners):
+            listener(fault)
+
+    def clear(self) -> None:
+        """Forget the records; the total goes on."""
+        self._records.clear()
+
+    def subscribe(self, listener: Callable[[Fault], None]) -> Callable[[], None]:
+        """Call ``listener`` with every fault from now on; the result ends that."""
+        self._listeners.append(listener)
+        return lambda: self._listeners.remove(listener)

@@ -1,0 +1,214 @@
+# What a handle does with the bytes and the pages of a memory object.
+#
+# Source: zx_vmo_read, zx_vmo_write, zx_vmo_set_size, zx_vmo_op_range; Zircon's dispatcher for the
+# order of checks.
+#
+# Reads and writes go through the descriptor, not through a mapping: a read of an absent page
+# commits nothing, and neither can end the process.
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from pinfold.errors import InvalidArgs, NotSupported, OutOfRange, Unavailable, WrongType
+from pinfold.objects.handle import Handle
+from pinfold.objects.memory_object import MAX_SIZE, VmoObject, checked_size
+from pinfold.rights import Right
+from pinfold.units import PAGE_MASK, UINT64_MAX, page_down, page_up
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from pinfold.memory.pages import Pages
+
+_READ: Final = int(Right.READ)
+_WRITE: Final = int(Right.WRITE)
+_RESIZE: Final = int(Right.RESIZE)
+
+
+class VmoContents(Handle[VmoObject]):
+    """The bytes and pages of a memory object, through a handle to it. `Vmo` is one."""
+
+    __slots__ = ()
+
+    # Bytes --------------------------------------------------------------------------------------
+
+    def read(self, offset: int = 0, size: int | None = None) -> bytes:
+        """``size`` bytes from ``offset``; to the end by default. Commits nothing.
+
+        Raises:
+          AccessDenied: without READ.
+          NotSupported: device memory; map it instead.
+          OutOfRange: the range leaves the object; nothing was read.
+          HostError: a file behind it has become shorter.
+
+        Source: zx_vmo_read.
+        """
+        if size is None:
+            size = max(self.object.size - offset, 0)
+        data = bytearray(size)
+        self.read_into(data, offset)
+        return bytes(data)
+
+    def read_into(self, buffer: bytearray | memoryview | NDArray[Any], offset: int = 0) -> int:
+        """Fill a writable buffer from ``offset``; how many bytes that were. See `read`."""
+        view = bytes_of(buffer)
+        pages = self._pages_for(_READ, offset, len(view))
+        pages.read_into(view, offset)
+        return len(view)
+
+    def write(self, data: bytes | bytearray | memoryview | NDArray[Any], offset: int = 0) -> int:
+        """Write ``data`` at ``offset``; how many bytes that were. Commits what it touches.
+
+        Raises:
+          AccessDenied: without WRITE.
+          NotSupported: device memory; map it instead.
+          OutOfRange: the range leaves the object, or the file behind it; nothing was written.
+          NoMemory, NoSpace: the host, or the file system, has no room; a part may be written.
+
+        Source: zx_vmo_write.
+        """
+        view = bytes_of(data)
+        pages = self._pages_for(_WRITE, offset, len(view))
+        if offset + len(view) > pages.backing.length:
+            raise OutOfRange(
+                "the file behind the memory ends before that",
+                asked=offset + len(view),
+                limit=pages.backing.length,
+            )
+        pages.write_from(view, offset)
+        return len(view)
+
+    def _pages_for(self, right: int, offset: int, size: int) -> Pages:
+        with self._entry.process.kernel.lock:
+            target = self._require(right)
+            if target.physical:
+                raise NotSupported(f"{target} is device memory", remedy="map it")
+            target.check_range(offset, size)
+            return target.pages
+
+    # Pages --------------------------------------------------------------------------------------
+
+    def commit(self, offset: int = 0, size: int | None = None) -> None:
+        """Give every page of a range memory; to the end by default. Rounded out to pages.
+
+        After a failure some of the pages may be committed.
+
+        Raises:
+          AccessDenied: without WRITE.
+          NotSupported: device memory.
+          OutOfRange: the range leaves the object.
+          NoMemory, NoSpace: the host, or the file system, has no room.
+
+        Source: zx_vmo_op_range, COMMIT.
+        """
+        with self._entry.process.kernel.lock:
+            target = self._require(_WRITE)
+            start, stop = self._range(target, offset, size, "commit")
+            epoch = target.pages.epoch
+        start, stop = page_down(start), page_up(stop)
+        if start < stop:
+            target.pages.commit(start, stop - start)
+            with self._entry.process.kernel.lock:
+                target.pages.remember(start, stop - start, epoch)
+
+    def decommit(self, offset: int = 0, size: int | None = None) -> None:
+        """Give the memory of a range back; it reads as zeros afterwards.
+
+        Raises:
+          AccessDenied: without WRITE.
+          NotSupported: contiguous or device memory.
+          OutOfRange: the range leaves the object.
+          InvalidArgs: unaligned.
+          BadState: a page of it is pinned; nothing changed.
+
+        Source: zx_vmo_op_range, DECOMMIT.
+        """
+        with self._entry.process.kernel.lock:
+            target = self._require(_WRITE)
+            if target.pages.kept:
+                raise NotSupported(f"{target} is contiguous or device memory and keeps its pages")
+            start, stop = self._range(target, offset, size, "decommit")
+            if start < stop:
+                if (start | stop) & PAGE_MASK:
+                    raise InvalidArgs("only whole pages are decommitted", asked=start)
+                target.pages.decommit(start, stop - start)
+
+    def zero(self, offset: int = 0, size: int | None = None) -> None:
+        """Make a range read as zeros; to the end by default.
+
+        Whole pages are given back. Pinned pages are cleared in place and keep their address.
+
+        Raises:
+          AccessDenied: without WRITE.
+          NotSupported: device memory.
+          OutOfRange: the range leaves the object.
+
+        Source: zx_vmo_op_range, ZERO.
+        """
+        with self._entry.process.kernel.lock:
+            target = self._require(_WRITE)
+            start, stop = self._range(target, offset, size, "zero")
+            if start < stop:
+                target.pages.zero(start, stop - start)
+
+    def _range(
+        self, target: VmoObject, offset: int, size: int | None, what: str
+    ) -> tuple[int, int]:
+        if target.physical:
+            raise NotSupported(f"cannot {what} device memory")
+        if size is None:
+            size = max(target.size - offset, 0)
+        target.check_range(offset, size)
+        return offset, offset + size
+
+    def resize(self, size: int) -> None:
+        """Make the object ``size`` bytes, rounded up to whole pages; new pages read as zeros.
+
+        The tail of the last page beyond ``size`` reads as zeros too. Mappings keep their length:
+        touching one beyond the end ends the process, as Linux has it.
+
+        Raises:
+          AccessDenied: without WRITE, or without RESIZE on a resizable object.
+          Unavailable: the object is not resizable.
+          OutOfRange: more than a file can have.
+          BadState: a page that would be cut off is pinned, or shown by a view; nothing changed.
+
+        Source: zx_vmo_set_size.
+        """
+        with self._entry.process.kernel.lock:
+            target = self._require(_WRITE)
+            if target.resizable:
+                self._require(_RESIZE)
+            fixed = Unavailable(f"{target} cannot be resized", remedy="make it resizable")
+            if target.contiguous:
+                raise fixed
+            if page_up(size) > UINT64_MAX:
+                raise OutOfRange("no object can be so large", asked=size, limit=MAX_SIZE)
+            if not target.resizable:
+                raise fixed
+            new, old = checked_size(size), target.size
+            if new < old:
+                target.refuse_if_viewed("shrink", new, old - new)
+            if new != old:
+                target.pages.resize(new)
+            if size & PAGE_MASK:
+                target.pages.zero(size, new - size)
+
+
+def bytes_of(buffer: Any) -> memoryview:
+    """The bytes of anything with the buffer protocol, numpy arrays included.
+
+    Raises:
+      WrongType: it has no buffer.
+      InvalidArgs: its bytes do not lie next to each other.
+    """
+    try:
+        view = memoryview(buffer)
+    except TypeError as error:
+        raise WrongType(f"{type(buffer).__name__} has no buffer") from error
+    if not view.contiguous:
+        raise InvalidArgs(
+            "the bytes of the buffer do not lie next to each other",
+            remedy="copy it first: numpy.ascontiguousarray",
+        )
+    return view.cast("B") if view.nbytes else memoryview(b"")
