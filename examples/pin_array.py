@@ -53,6 +53,7 @@ def main() -> None:
         else:
             raise AssertionError("a limit of 256 KiB let 1 MiB pass")
     assert locked() == before
+    print("ok")
 
 
 if __name__ == "__main__":
