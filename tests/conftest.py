@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -20,6 +21,18 @@ settings.register_profile(
 )
 settings.register_profile("long", max_examples=2000, deadline=None)
 settings.load_profile("ci")
+
+
+WHOLE_PROGRAMS = {"bench", "cli", "docs", "examples", "faults", "stateful"}
+"""Folders whose tests run whole programs, sweeps or machines: `./check fast` leaves them out."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark them, so that a test need not say of itself that it is slow."""
+    tests = Path(__file__).parent
+    for item in items:
+        if item.path.relative_to(tests).parts[0] in WHOLE_PROGRAMS:
+            item.add_marker(pytest.mark.slow)
 
 
 def pytest_collection_finish() -> None:
