@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, overload, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, SupportsIndex, overload, runtime_checkable
 
 import numpy as np
 
@@ -190,23 +190,23 @@ class BusMaster(Protocol):
     def initiator(self) -> int:
         """Who the bus thinks is calling."""
 
-    def read(self, address: int, size: int) -> bytes:
+    def read(self, address: SupportsIndex, size: SupportsIndex) -> bytes:
         """``size`` bytes from ``address``. Raises DmaFault."""
 
-    def read_into(self, address: int, buffer: memoryview) -> None:
+    def read_into(self, address: SupportsIndex, buffer: memoryview) -> None:
         """Fill a writable buffer from ``address``. Raises DmaFault."""
 
-    def write(self, address: int, data: bytes | bytearray | memoryview) -> None:
+    def write(self, address: SupportsIndex, data: bytes | bytearray | memoryview) -> None:
         """Write ``data`` to ``address``. Raises DmaFault."""
 
-    def copy(self, destination: int, source: int, size: int) -> None:
+    def copy(self, destination: SupportsIndex, source: SupportsIndex, size: SupportsIndex) -> None:
         """Move ``size`` bytes between two device addresses. Raises DmaFault.
 
         Long copies are made in bursts, each checked whole; a grant that is revoked meanwhile ends
         the copy at the next burst.
         """
 
-    def fetch(self, address: int, size: int) -> bytes:
+    def fetch(self, address: SupportsIndex, size: SupportsIndex) -> bytes:
         """Read ``size`` bytes to execute them: needs EXECUTE. Raises DmaFault."""
 
 
@@ -284,6 +284,12 @@ class Bus(Protocol):
 
     def close(self) -> None:
         """Give back what the bus holds. Grants that are live are revoked first."""
+
+
+def flat(buffer: bytes | bytearray | memoryview) -> memoryview:
+    """The bytes of a contiguous buffer, empty ones of any shape included."""
+    view = memoryview(buffer)
+    return view.cast("B") if view.nbytes else memoryview(b"")
 
 
 def reach(address_bits: int) -> int:

@@ -2,8 +2,11 @@
 from __future__ import annotations
 
 import enum
+import logging
+import threading
 from collections import deque
 from dataclasses import dataclass
+from time import monotonic_ns
 from typing import TYPE_CHECKING, Final
 
 from pinfold import sites
@@ -82,13 +85,16 @@ class Fault:
 
 _KEPT_FAULTS: Final = 1024
 
+log = logging.getLogger("pinfold")
+
 
 class FaultLog:
     """The faults of one bus: the most recent in full, all of them counted."""
 
-    __slots__ = ("_listeners", "_records", "total")
+    __slots__ = ("_listeners", "_lock", "_records", "total")
 
     def __init__(self) -> None:
+        self._lock = threading.Lock()  # of its own: several devices may go astray at once
         self._records: deque[Fault] = deque(maxlen=_KEPT_FAULTS)
         self._listeners: list[Callable[[Fault], None]] = []
         self.total = 0
@@ -103,18 +109,56 @@ class FaultLog:
     def __getitem__(self, index: int) -> Fault:
         return self._records[index]
 
-    def add(self, fault: Fault) -> None:
-        """Keep a record and tell whoever listens."""
-        self.total += 1
-        self._records.append(fault)
+    def record(
+        self,
+        *,
+        initiator: int,
+        access: int,
+        address: int,
+        size: int,
+        reason: FaultReason,
+        detail: str,
+        nearest: GrantRecord | None = None,
+    ) -> Fault:
+        """Keep a record of a stopped access. For buses; `tell` follows, outside their locks."""
+        with self._lock:
+            self.total += 1
+            fault = Fault(
+                number=self.total,
+                initiator=initiator,
+                access=access,
+                address=address,
+                size=size,
+                when_ns=monotonic_ns(),
+                reason=reason,
+                detail=detail,
+                nearest=nearest,
+            )
+            self._records.append(fault)
+        return fault
+
+    @property
+    def heard(self) -> bool:
+        """True when somebody listens."""
+        return bool(self._listeners)
+
+    def tell(self, fault: Fault) -> None:
+        """Call the listeners. What one raises is logged: the access has its own error to raise."""
         for listener in tuple(self._listeners):
-            listener(fault)
+            try:
+                listener(fault)
+            except Exception:
+                log.exception("a fault listener failed")
 
     def clear(self) -> None:
         """Forget the records; the total goes on."""
         self._records.clear()
 
     def subscribe(self, listener: Callable[[Fault], None]) -> Callable[[], None]:
-        """Call ``listener`` with every fault from now on; the result ends that."""
+        """Call ``listener`` with every fault from now on; the result ends that.
+
+        It runs on the thread of the access, after the access is over and outside every lock, so it
+        may use pinfold. What it raises is logged.
+        """
         self._listeners.append(listener)
         return lambda: self._listeners.remove(listener)

@@ -106,7 +106,7 @@ class PinMachine(RuleBasedStateMachine):
         if model.handle is None:
             return
         cut = any(counts(self.pins, model)[pages:]) or (
-            model.view is not None and pages < model.pages
+            model.view is not None and pages * PAGE < len(model.view)
         )
         try:
             model.handle.resize(pages * PAGE)

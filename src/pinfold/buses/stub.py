@@ -11,8 +11,8 @@
 # the memory is pinned, with the extent named, instead of silently using the low bits.
 from __future__ import annotations
 
-from time import monotonic_ns
-from typing import TYPE_CHECKING, Any
+from operator import index
+from typing import TYPE_CHECKING, Any, Final, SupportsIndex
 
 from pinfold.bus import (
     Anchor,
@@ -23,13 +23,14 @@ from pinfold.bus import (
     FaultReason,
     Grant,
     PinnedRange,
+    flat,
     out_of_reach_text,
     page_extents,
     reach,
 )
 from pinfold.errors import DmaFault, InvalidArgs, OutOfReach
 from pinfold.rights import Perm
-from pinfold.units import PAGE_SIZE, UINT64_MAX, ByteRange
+from pinfold.units import MIB, PAGE_SIZE, UINT64_MAX, ByteRange
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -39,6 +40,9 @@ if TYPE_CHECKING:
 _READ = int(Perm.READ)
 _WRITE = int(Perm.WRITE)
 _EXECUTE = int(Perm.EXECUTE)
+
+_BURST: Final = 4 * MIB
+"""Bytes a copy moves at a time, each checked whole before it moves."""
 
 
 class StubSpace:
@@ -114,82 +118,82 @@ class StubMaster:
         """Who is calling; the bus does not care."""
         return self._initiator
 
-    def read(self, address: int, size: int) -> bytes:
+    def read(self, address: SupportsIndex, size: SupportsIndex) -> bytes:
         """See `pinfold.bus.BusMaster.read`."""
-        data = bytearray(size)
-        self._move(address, memoryview(data), _READ)
-        return bytes(data)
+        return self._load(address, size, _READ)
 
-    def fetch(self, address: int, size: int) -> bytes:
+    def fetch(self, address: SupportsIndex, size: SupportsIndex) -> bytes:
         """See `pinfold.bus.BusMaster.fetch`."""
+        return self._load(address, size, _EXECUTE)
+
+    def _load(self, where: SupportsIndex, count: SupportsIndex, access: int) -> bytes:
+        size = index(count)
+        if size < 0:
+            raise InvalidArgs("an access of fewer than no bytes", asked=size)
         data = bytearray(size)
-        self._move(address, memoryview(data), _EXECUTE)
+        self._move(where, memoryview(data), access)
         return bytes(data)
 
-    def read_into(self, address: int, buffer: memoryview) -> None:
+    def read_into(self, address: SupportsIndex, buffer: memoryview) -> None:
         """See `pinfold.bus.BusMaster.read_into`."""
-        self._move(address, buffer.cast("B"), _READ)
+        self._move(address, flat(buffer), _READ)
 
-    def write(self, address: int, data: bytes | bytearray | memoryview) -> None:
+    def write(self, address: SupportsIndex, data: bytes | bytearray | memoryview) -> None:
         """See `pinfold.bus.BusMaster.write`."""
-        self._move(address, memoryview(data).cast("B"), _WRITE)
+        self._move(address, flat(data), _WRITE)
 
-    def copy(self, destination: int, source: int, size: int) -> None:
+    def copy(self, destination: SupportsIndex, source: SupportsIndex, size: SupportsIndex) -> None:
         """See `pinfold.bus.BusMaster.copy`."""
-        data = bytearray(size)
-        self._check(destination, size, _WRITE)
-        self._move(source, memoryview(data), _READ)
-        self._move(destination, memoryview(data), _WRITE)
+        to, start, total = index(destination), index(source), index(size)
+        for at in range(0, total, _BURST):
+            self.write(to + at, self._load(start + at, min(_BURST, total - at), _READ))
 
-    def _move(self, address: int, buffer: memoryview, access: int) -> None:
+    def _move(self, where: SupportsIndex, buffer: memoryview, access: int) -> None:
         """One access, extent by extent, checked whole before its first byte moves."""
+        address = index(where)
         with self._physical.lock:
-            self._check(address, len(buffer), access)
-            done = 0
-            while done < len(buffer):
-                found = self._physical.find(address + done)
-                if found is None:  # the map's lock is held, and _check has just walked it
-                    raise self._fault(address, len(buffer), access)
-                pages, offset, span = found
-                part = buffer[done : done + span]
-                if access == _WRITE:
-                    pages.write_from(part, offset)
-                else:
-                    pages.read_into(part, offset)
-                done += len(part)
+            fault = self._check(address, len(buffer), access)
+            if fault is None:
+                self._move_checked(address, buffer, access)
+        if fault is not None:
+            self._bus.faults.tell(fault)
+            raise DmaFault(fault)
 
-    def _check(self, address: int, size: int, access: int) -> None:
-        with self._physical.lock:
-            if address < 0 or address + size > reach(self._address_bits):
-                raise self._fault(address, size, access)
-            at = address
+    def _move_checked(self, address: int, buffer: memoryview, access: int) -> None:
+        done = 0
+        while done < len(buffer):
+            pages, offset, span = self._physical.at(address + done)
+            part = buffer[done : done + span]
+            if access == _WRITE:
+                pages.write_from(part, offset)
+            else:
+                pages.read_into(part, offset)
+            done += len(part)
+
+    def _check(self, address: int, size: int, access: int) -> Fault | None:
+        """The record of the fault if a byte of the access has no memory behind it."""
+        reason, detail = (
+            FaultReason.OUT_OF_REACH,
+            f"the device has {self._address_bits} address bits",
+        )
+        at = address
+        if address >= 0 and address + size <= reach(self._address_bits):
             while at < address + size:
                 found = self._physical.find(at)
                 if found is None:
-                    raise self._fault(address, size, access, missing=at)
+                    reason, detail = FaultReason.NOTHING_THERE, f"no memory at {at:#x}"
+                    break
                 at += found[2]
-
-    def _fault(
-        self, address: int, size: int, access: int, *, missing: int | None = None
-    ) -> DmaFault:
-        if missing is None:
-            reason = FaultReason.OUT_OF_REACH
-            detail = f"the device has {self._address_bits} address bits"
-        else:
-            reason = FaultReason.NOTHING_THERE
-            detail = f"no memory at {missing:#x}"
-        fault = Fault(
-            number=self._bus.faults.total + 1,
+            else:
+                return None
+        return self._bus.faults.record(
             initiator=self._initiator,
             access=access,
             address=address,
             size=size,
-            when_ns=monotonic_ns(),
             reason=reason,
             detail=detail,
         )
-        self._bus.faults.add(fault)
-        return DmaFault(fault)
 
 
 class StubBus:

@@ -87,13 +87,13 @@ class Backing:
 
     __slots__ = (
         "_current",
-        "_lock",
         "base",
         "closed",
         "exclusive",
         "fd",
         "kind",
         "length",
+        "lock",
         "sealed",
         "size",
         "writable",
@@ -112,7 +112,8 @@ class Backing:
         self.exclusive = False
         self.closed = False
         self._current: Window | None = None
-        self._lock = threading.Lock()
+        self.lock = threading.RLock()
+        """Of the windows. Reentrant only so that a finaliser can be told to come back later."""
 
     # Making one ---------------------------------------------------------------------------------
 
@@ -287,7 +288,7 @@ class Backing:
 
     def borrow(self, offset: int, size: int) -> Window:
         """A window that shows ``[offset, offset + size)``; `Window.release` it when done."""
-        with self._lock:
+        with self.lock:
             window = self._current
             if (
                 window is None
@@ -305,7 +306,7 @@ class Backing:
 
     def give_back(self, window: Window) -> None:
         """One user of ``window`` is done."""
-        with self._lock:
+        with self.lock:
             window.users -= 1
             if not window.users and (window is not self._current or self.closed):
                 if window is self._current:
@@ -319,7 +320,7 @@ class Backing:
 
     def drop_window(self) -> None:
         """Unmap the current window now if nobody uses it, else when the last user is done."""
-        with self._lock:
+        with self.lock:
             window, self._current = self._current, None
             if window is not None and not window.users:
                 window.unmap()
@@ -330,7 +331,7 @@ class Backing:
             return
         self.closed = True
         try:
-            with self._lock:
+            with self.lock:
                 window = self._current
                 if window is not None and not window.users:
                     self._current = None

@@ -27,7 +27,11 @@ class Work(Protocol):
     """Something a finaliser left to be done."""
 
     def settle(self) -> None:
-        """Do it, with the kernel's lock held. `Unavailable` means: not from here, try later."""
+        """Do it, with the kernel's lock held.
+
+        It raises `Unavailable` for: not from here, try later. It must not ask for `later` itself,
+        or `KernelLock.settle` would never come to an end.
+        """
 
 
 class KernelLock:

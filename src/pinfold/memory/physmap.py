@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from pinfold.errors import AlreadyExists, NoMemory
+from pinfold.errors import AlreadyExists, NoMemory, NotFound
 from pinfold.memory.space import Placement
 from pinfold.units import MIB, PAGE_MASK, PAGE_SHIFT, PhysAddr
 
@@ -134,6 +134,13 @@ class PhysicalMap:
             found = self._space.blocks.find(run.address)
             if found is not None and found[2] is run:
                 self._space.remove(run.address)
+
+    def at(self, address: int) -> tuple[Pages, int, int]:
+        """`find`, of an address that has memory behind it."""
+        found = self.find(address)
+        if found is None:
+            raise NotFound("no memory is at that physical address", asked=address)
+        return found
 
     def find(self, address: int) -> tuple[Pages, int, int] | None:
         """What is at a physical address: (object, offset in it, bytes that follow on in both).

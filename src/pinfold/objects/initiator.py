@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 class BtiObject(KernelObject):
     """What every handle to a device's authority shares."""
 
-    __slots__ = ("iommu", "limits", "owner", "pins", "quarantined", "space")
+    __slots__ = ("iommu", "left", "limits", "owner", "pins", "quarantined", "space")
 
     object_type = ObjectType.BTI
 
@@ -49,6 +49,8 @@ class BtiObject(KernelObject):
         self.iommu = iommu
         self.limits: BusLimits = iommu.bus.limits
         self.space = space
+        self.left = False
+        """True once it has left the bus."""
         self.pins: dict[int, PmtObject] = {}
         """Every token that still holds pages, by koid."""
         self.quarantined: dict[int, PmtObject] = {}
@@ -240,7 +242,23 @@ class BtiObject(KernelObject):
 
     def leave_if_idle(self) -> None:
         """Leave the bus once there is neither a handle nor a token."""
-        if not self.handle_count and not self.pins:
-            self.kernel.forget(self)
+        try:
+            self._leave()
+        except Unavailable:
+            self.kernel.lock.later(self)
+
+    def _leave(self) -> None:
+        if self.handle_count or self.pins or self.left:
+            return
+        try:
             self.space.close()
-            self.iommu.leave()
+        except Unavailable:  # a finaliser, inside an access of its own thread
+            self.space.notify_idle(self.kernel.lock.settle)
+            raise
+        self.left = True
+        self.kernel.forget(self)
+        self.iommu.leave()
+
+    def settle(self) -> None:
+        """What was put off until no access of the thread is under way."""
+        self._leave()

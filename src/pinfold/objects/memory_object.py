@@ -76,6 +76,7 @@ class ViewLease:
 
     def settle(self) -> None:
         """The view is gone. Called with the kernel's lock held."""
+        refuse_inside(self.vmo.pages.backing.lock)
         self.vmo.end_view(self)
 
 
@@ -124,8 +125,9 @@ class VmoObject(KernelObject):
         if self.handle_count or self.mappings or self.pages.pins or self.views:
             return
         kernel = self.kernel
-        if held_by_this_thread(kernel.physmap.lock):  # a finaliser, inside a device's access
-            kernel.lock.later(self)
+        backing = self.pages.backing
+        if held_by_this_thread(kernel.physmap.lock) or held_by_this_thread(backing.lock):
+            kernel.lock.later(self)  # a finaliser, inside an access or a change of windows
             return
         kernel.forget(self)
         resource, self.resource = self.resource, None
@@ -142,6 +144,7 @@ class VmoObject(KernelObject):
     def settle(self) -> None:
         """What was put off until no device is in the physical map."""
         refuse_inside(self.kernel.physmap.lock)
+        refuse_inside(self.pages.backing.lock)
         self.release_if_idle()
 
     def end_view(self, lease: ViewLease) -> None:

@@ -13,7 +13,7 @@ from pinfold.errors import InvalidArgs, NotSupported, OutOfRange, Unavailable, W
 from pinfold.objects.handle import Handle
 from pinfold.objects.memory_object import MAX_SIZE, VmoObject, checked_size
 from pinfold.rights import Right
-from pinfold.units import PAGE_MASK, UINT64_MAX, page_down, page_up
+from pinfold.units import MIB, PAGE_MASK, UINT64_MAX, page_down, page_up
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 _READ: Final = int(Right.READ)
 _WRITE: Final = int(Right.WRITE)
 _RESIZE: Final = int(Right.RESIZE)
+
+_PIECE: Final = 4 * MIB
+"""Bytes of a resizable object that are written in one holding of the kernel's lock."""
 
 
 class VmoContents(Handle[VmoObject]):
@@ -52,7 +55,7 @@ class VmoContents(Handle[VmoObject]):
     def read_into(self, buffer: bytearray | memoryview | NDArray[Any], offset: int = 0) -> int:
         """Fill a writable buffer from ``offset``; how many bytes that were. See `read`."""
         view = bytes_of(buffer)
-        pages = self._pages_for(_READ, offset, len(view))
+        pages, _ = self._pages_for(_READ, offset, len(view))
         pages.read_into(view, offset)
         return len(view)
 
@@ -68,23 +71,39 @@ class VmoContents(Handle[VmoObject]):
         Source: zx_vmo_write.
         """
         view = bytes_of(data)
-        pages = self._pages_for(_WRITE, offset, len(view))
+        pages, resizable = self._pages_for(_WRITE, offset, len(view))
         if offset + len(view) > pages.backing.length:
             raise OutOfRange(
                 "the file behind the memory ends before that",
                 asked=offset + len(view),
                 limit=pages.backing.length,
             )
-        pages.write_from(view, offset)
+        if resizable:
+            self._write_under_lock(view, offset)
+        else:
+            pages.write_from(view, offset)
         return len(view)
 
-    def _pages_for(self, right: int, offset: int, size: int) -> Pages:
+    def _write_under_lock(self, view: memoryview, offset: int) -> None:
+        """A piece at a time, each checked again: a write past the end would make the file longer.
+
+        Without the lock another thread could shrink the object between the check and the write.
+        """
+        for at in range(0, len(view), _PIECE):
+            piece = view[at : at + _PIECE]
+            with self._entry.process.kernel.lock:
+                target = self._require(_WRITE)
+                target.check_range(offset + at, len(piece))
+                target.pages.write_from(piece, offset + at)
+
+    def _pages_for(self, right: int, offset: int, size: int) -> tuple[Pages, bool]:
+        """The pages, if the handle and the range are good; and whether they may be cut."""
         with self._entry.process.kernel.lock:
             target = self._require(right)
             if target.physical:
                 raise NotSupported(f"{target} is device memory", remedy="map it")
             target.check_range(offset, size)
-            return target.pages
+            return target.pages, target.resizable
 
     # Pages --------------------------------------------------------------------------------------
 

@@ -5,16 +5,19 @@
 from __future__ import annotations
 
 from collections import deque
+from functools import partial
 from time import monotonic_ns
 from typing import TYPE_CHECKING, Final
 
 from pinfold import sites
-from pinfold.bus import Fault, FaultReason, GrantRecord
 from pinfold.errors import DmaFault
+from pinfold.faults import FaultReason, GrantRecord
 from pinfold.rights import describe_perms
 from pinfold.units import ByteRange
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from pinfold.bus import FaultLog
     from pinfold.buses.sim.grant import SimGrant
     from pinfold.memory.space import Placement
@@ -40,12 +43,14 @@ class Diagnosis:
         log: FaultLog,
         space: Placement[SimGrant],
         guard: int,
+        owed: list[Callable[[], None]],
     ) -> None:
         self._initiator = initiator
         self._address_bits = address_bits
         self._log = log
         self._space = space
         self._guard = guard
+        self._owed = owed
         self.revoked: deque[Revoked] = deque(maxlen=_KEPT_REVOKED)
 
     def _record(self, grant: SimGrant) -> GrantRecord:
@@ -79,18 +84,17 @@ class Diagnosis:
             detail = f"the device has {self._address_bits} address bits"
         else:
             reason, detail, nearest = self._explain_absence(address, size)
-        fault = Fault(
-            number=self._log.total + 1,
+        fault = self._log.record(
             initiator=self._initiator,
             access=access,
             address=address,
             size=size,
-            when_ns=monotonic_ns(),
             reason=reason,
             detail=detail,
             nearest=nearest,
         )
-        self._log.add(fault)
+        if self._log.heard:
+            self._owed.append(partial(self._log.tell, fault))
         return DmaFault(fault)
 
     def _explain_absence(

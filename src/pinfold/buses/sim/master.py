@@ -4,8 +4,10 @@
 # that none is under way. What a finaliser could not do meanwhile is done after it.
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from operator import index
+from typing import TYPE_CHECKING, Final, SupportsIndex
 
+from pinfold.bus import flat
 from pinfold.host import calls
 from pinfold.rights import Perm
 from pinfold.units import KIB, MIB
@@ -38,65 +40,73 @@ class SimMaster:
         """Who the bus thinks is calling."""
         return self._space.initiator
 
-    def read(self, address: int, size: int) -> bytes:
+    def read(self, address: SupportsIndex, size: SupportsIndex) -> bytes:
         """See `pinfold.bus.BusMaster.read`."""
         return self._load(address, size, _READ)
 
-    def fetch(self, address: int, size: int) -> bytes:
+    def fetch(self, address: SupportsIndex, size: SupportsIndex) -> bytes:
         """See `pinfold.bus.BusMaster.fetch`."""
         return self._load(address, size, _EXECUTE)
 
-    def _load(self, address: int, size: int, access: int) -> bytes:
-        with self._lock:
-            grant = self._space.translate(address, size, access)
-            offset = address - grant.start
-            view = grant.view
-            if view is not None:
-                data = view[offset : offset + size].tobytes()
-            else:
+    def _load(self, where: SupportsIndex, count: SupportsIndex, access: int) -> bytes:
+        address, size = index(where), index(count)
+        try:
+            with self._lock:
+                grant = self._space.translate(address, size, access)
+                offset = address - grant.start
+                view = grant.view
+                if view is not None:
+                    return view[offset : offset + size].tobytes()
                 buffer = bytearray(size)
                 grant.pinned.read_into(memoryview(buffer), offset)
-                data = bytes(buffer)
-        if self._space.owed is not None:
-            self._space.ended_access()
-        return data
+                return bytes(buffer)
+        finally:
+            if self._space.owed:
+                self._space.ended_access()
 
-    def read_into(self, address: int, buffer: memoryview) -> None:
+    def read_into(self, address: SupportsIndex, buffer: memoryview) -> None:
         """See `pinfold.bus.BusMaster.read_into`."""
-        target = buffer.cast("B")
+        at, target = index(address), flat(buffer)
         size = len(target)
-        with self._lock:
-            grant = self._space.translate(address, size, _READ)
-            offset = address - grant.start
-            if grant.view is not None:
-                target[:] = grant.view[offset : offset + size]
-            else:
-                grant.pinned.read_into(target, offset)
-        if self._space.owed is not None:
-            self._space.ended_access()
+        try:
+            with self._lock:
+                grant = self._space.translate(at, size, _READ)
+                offset = at - grant.start
+                if grant.view is not None:
+                    target[:] = grant.view[offset : offset + size]
+                else:
+                    grant.pinned.read_into(target, offset)
+        finally:
+            if self._space.owed:
+                self._space.ended_access()
 
-    def write(self, address: int, data: bytes | bytearray | memoryview) -> None:
+    def write(self, address: SupportsIndex, data: bytes | bytearray | memoryview) -> None:
         """See `pinfold.bus.BusMaster.write`."""
-        source = memoryview(data).cast("B")
+        at, source = index(address), flat(data)
         size = len(source)
-        with self._lock:
-            grant = self._space.translate(address, size, _WRITE)
-            offset = address - grant.start
-            if grant.view is not None:
-                grant.view[offset : offset + size] = source
-            else:
-                grant.pinned.write_from(source, offset)
-        if self._space.owed is not None:
-            self._space.ended_access()
+        try:
+            with self._lock:
+                grant = self._space.translate(at, size, _WRITE)
+                offset = at - grant.start
+                if grant.view is not None:
+                    grant.view[offset : offset + size] = source
+                else:
+                    grant.pinned.write_from(source, offset)
+        finally:
+            if self._space.owed:
+                self._space.ended_access()
 
-    def copy(self, destination: int, source: int, size: int) -> None:
+    def copy(self, destination: SupportsIndex, source: SupportsIndex, size: SupportsIndex) -> None:
         """See `pinfold.bus.BusMaster.copy`."""
-        while size > _BURST:
-            self._burst(destination, source, _BURST)
-            destination, source, size = destination + _BURST, source + _BURST, size - _BURST
-        self._burst(destination, source, size)
-        if self._space.owed is not None:
-            self._space.ended_access()
+        to, at, left = index(destination), index(source), index(size)
+        try:
+            while left > _BURST:
+                self._burst(to, at, _BURST)
+                to, at, left = to + _BURST, at + _BURST, left - _BURST
+            self._burst(to, at, left)
+        finally:
+            if self._space.owed:
+                self._space.ended_access()
 
     def _burst(self, destination: int, source: int, size: int) -> None:
         translate = self._space.translate

@@ -17,7 +17,7 @@ from pinfold.buses.sim.faults import Diagnosis
 from pinfold.buses.sim.grant import SimGrant
 from pinfold.buses.sim.master import SimMaster
 from pinfold.errors import InvalidArgs, LimitReached
-from pinfold.memory.locks import refuse_inside
+from pinfold.memory.locks import held_by_this_thread, refuse_inside
 from pinfold.memory.space import Placement
 from pinfold.units import PAGE_SHIFT, PAGE_SIZE, human_size
 
@@ -51,12 +51,15 @@ class SimSpace:
         self._space: Placement[SimGrant] = Placement(apertures, guard=bus.guard)
         self._align = bus.limits.minimum_contiguity
         self.lock = threading.RLock()
-        self.owed: Callable[[], None] | None = None
+        self.owed: list[Callable[[], None]] = []
+        """What is to be done once an access is over: listeners, and what finalisers left."""
         self._tlb: dict[int, SimGrant] = {}
         self._single: dict[int, SimGrant] = {}  # grants of one page, by page: rings have thousands
         # A tuple each, made into a record only when a fault asks: this is on the path of every
         # unpin.
-        self._diagnosis = Diagnosis(initiator, address_bits, bus.faults, self._space, bus.guard)
+        self._diagnosis = Diagnosis(
+            initiator, address_bits, bus.faults, self._space, bus.guard, self.owed
+        )
 
     @property
     def initiator(self) -> int:
@@ -114,20 +117,28 @@ class SimSpace:
 
     def notify_idle(self, settle: Callable[[], None]) -> None:
         """See `pinfold.bus.DeviceSpace.notify_idle`."""
-        self.owed = settle
+        self.owed.append(settle)
 
     def ended_access(self) -> None:
         """What a master calls after an access, outside the lock, when something is owed."""
-        settle, self.owed = self.owed, None
-        if settle is not None:
-            settle()
+        if held_by_this_thread(self.lock):  # an access inside an access: the outer one's end
+            return
+        owed = self.owed[:]
+        del self.owed[: len(owed)]
+        for act in owed:
+            act()
 
     def master(self) -> SimMaster:
         """A port for a software device."""
         return SimMaster(self)
 
     def close(self) -> None:
-        """Nothing is held beyond the grants, which the caller has settled."""
+        """Nothing is held beyond the grants, which the caller has settled.
+
+        Raises:
+          Unavailable: a finaliser inside an access of its own thread; see `notify_idle`.
+        """
+        refuse_inside(self.lock)
         self._bus.detach(self)
 
     def live_grants(self) -> list[Grant]:
