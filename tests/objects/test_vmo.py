@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -81,6 +81,32 @@ def test_reads_and_writes_past_the_end(vmo: pf.Vmo, offset: int, size: int) -> N
     with pytest.raises(OutOfRange):
         vmo.read(offset, size)
     assert vmo.read(4 * PAGE, 0) == b""
+
+
+def test_numpy_integers_do_not_wrap(vmo: pf.Vmo, bti: pf.Bti) -> None:
+    """np.int64 overflows without a word: past every check, if it were let in."""
+    near: Any = np.int64(2**63 - PAGE)
+    big: Any = np.int64(2 * PAGE)
+    page: Any = np.uint64(PAGE)
+    half: Any = 1.5
+    for act in (vmo.read, vmo.commit, vmo.decommit, vmo.zero, vmo.view):
+        with pytest.raises(OutOfRange):
+            act(near, big)
+    with pytest.raises(OutOfRange):
+        bti.pin(vmo, near, big, perms=pf.Perm.READ)
+    assert vmo.read(page, 2) == b"\0\0"
+    for act in (vmo.read, vmo.commit, vmo.zero, vmo.view):
+        with pytest.raises(TypeError):
+            act(half)
+    assert vmo.statistics().pinned == 0
+
+
+def test_sizes_are_checked_before_they_are_made(vmo: pf.Vmo) -> None:
+    """A read of an exabyte is out of range, not out of memory."""
+    with pytest.raises(OutOfRange):
+        vmo.read(0, 1 << 60)
+    with pytest.raises(InvalidArgs):
+        vmo.read(0, -1)
 
 
 def test_bytes_come_from_anything_with_a_buffer(vmo: pf.Vmo) -> None:

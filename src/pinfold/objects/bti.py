@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from operator import index
 from typing import TYPE_CHECKING, Final
 
 from pinfold import sites
@@ -126,10 +127,13 @@ class Bti(Handle[BtiObject]):
         with kernel.lock:
             bti = self._require(_MAP)
             source = memory_of(vmo, kernel)
+            offset = index(offset)  # numpy's integers wrap; ours do not
             if size is None:
                 size = max(source.size - offset, 0)
                 if offset > source.size:
                     raise _leaves(source, offset)
+            else:
+                size = index(size)
             if (offset | size) & PAGE_MASK or offset < 0 or size < 0:
                 raise _misaligned(offset, size)
             bits = int(perms)

@@ -9,6 +9,7 @@
 # touching what lies beyond the end is a bus error, which ends the process: Linux has it so.
 from __future__ import annotations
 
+from operator import index
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -137,8 +138,8 @@ class Mapping(Mapped):
         vmo = self._vmo
         kernel = vmo.kernel
         with kernel.lock:
-            if size is None:
-                size = max(self.size - offset, 0)
+            offset = index(offset)  # numpy's integers wrap; ours do not
+            size = max(self.size - offset, 0) if size is None else index(size)
             if offset < 0 or size <= 0:
                 raise InvalidArgs("a view shows at least a byte", asked=min(offset, size))
             start, stop = self.address + offset, self.address + offset + size

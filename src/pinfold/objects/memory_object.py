@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from operator import index
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from pinfold import sites
@@ -166,6 +167,7 @@ class VmoObject(KernelObject):
 
     def check_range(self, offset: int, size: int) -> None:
         """Raise unless ``[offset, offset + size)`` lies in the object."""
+        offset, size = index(offset), index(size)  # numpy's integers wrap; ours do not
         if offset < 0 or size < 0:
             raise InvalidArgs("an offset and a size are not negative", asked=min(offset, size))
         end = offset + size
@@ -193,6 +195,7 @@ def memory_of(handle: object, kernel: Kernel) -> VmoObject:
 
 def checked_size(size: int) -> int:
     """``size`` in whole pages, if an object can have it. Source: zx_vmo_create."""
+    size = index(size)
     if size < 0:
         raise InvalidArgs("a size is not negative", asked=size)
     rounded = page_up(size)

@@ -12,6 +12,7 @@
 # are about. Populating for MAP_RANGE is among them and takes time by the page.
 from __future__ import annotations
 
+from operator import index
 from typing import TYPE_CHECKING, Final
 
 from pinfold.errors import InvalidArgs, NotSupported, OutOfRange
@@ -105,6 +106,7 @@ class Vmar(Handle[VmarObject]):
         Source: zx_vmar_allocate.
         """
         options = int(options) & ~XOM
+        size, offset = index(size), index(offset)  # numpy's integers wrap; ours do not
         can = options & CAN_RWX
         process = self._entry.process
         with process.kernel.lock:
@@ -174,6 +176,7 @@ class Vmar(Handle[VmarObject]):
         Source: zx_vmar_map, mx_vmar_map.
         """
         options = int(options)
+        offset, vmo_offset = index(offset), index(vmo_offset)
         if options & XOM:  # execute-only memory is not to be had here
             options = options & ~XOM | _READ_BIT
         kernel = self._entry.process.kernel
@@ -191,9 +194,7 @@ class Vmar(Handle[VmarObject]):
                 raise InvalidArgs(
                     "a memory offset is page-aligned", asked=vmo_offset, limit=PAGE_SIZE
                 )
-            if size is None:
-                size = max(memory.size - vmo_offset, 0)
-            size = page_up(size)
+            size = page_up(max(memory.size - vmo_offset, 0) if size is None else index(size))
             backing = memory.pages.backing
             at = backing.base + vmo_offset
             if at + size > MAX_SIZE:
@@ -241,7 +242,7 @@ class Vmar(Handle[VmarObject]):
 
         Source: zx_vmar_protect.
         """
-        options = int(options)
+        options, address, size = int(options), index(address), index(size)
         if options & XOM:
             options = options & ~XOM | _READ_BIT
         perms = options & PERMS
@@ -277,6 +278,7 @@ class Vmar(Handle[VmarObject]):
 
         Source: zx_vmar_unmap.
         """
+        address, size = index(address), index(size)
         with self._entry.process.kernel.lock:
             target = self._require(0)
             _check_address(address)

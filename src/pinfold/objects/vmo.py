@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import weakref
+from operator import index
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -247,7 +248,7 @@ class Vmo(VmoContents):
         target = self.object
         with target.kernel.lock:
             target.check_range(offset, 1)
-            return target.pages.pin_count(offset >> PAGE_SHIFT)
+            return target.pages.pin_count(index(offset) >> PAGE_SHIFT)
 
     def committed_ranges(self) -> list[ByteRange]:
         """The parts that have memory, ascending. Nothing is committed by asking."""
@@ -291,8 +292,8 @@ class Vmo(VmoContents):
         kernel = self._entry.process.kernel
         with kernel.lock:
             target = self._require(_MAP | _READ)
-            if size is None:
-                size = max(target.size - offset, 0)
+            offset = index(offset)
+            size = max(target.size - offset, 0) if size is None else index(size)
             if not size:
                 raise InvalidArgs("a view shows at least a byte", asked=0)
             target.check_range(offset, size)

@@ -7,6 +7,7 @@
 # commits nothing, and neither can end the process.
 from __future__ import annotations
 
+from operator import index
 from typing import TYPE_CHECKING, Any, Final
 
 from pinfold.errors import InvalidArgs, NotSupported, OutOfRange, Unavailable, WrongType
@@ -48,6 +49,7 @@ class VmoContents(Handle[VmoObject]):
         """
         if size is None:
             size = max(self.object.size - offset, 0)
+        self._pages_for(_READ, offset, size)  # before a buffer of that size is made
         data = bytearray(size)
         self.read_into(data, offset)
         return bytes(data)
@@ -175,8 +177,8 @@ class VmoContents(Handle[VmoObject]):
     ) -> tuple[int, int]:
         if target.physical:
             raise NotSupported(f"cannot {what} device memory")
-        if size is None:
-            size = max(target.size - offset, 0)
+        offset = index(offset)  # numpy's integers wrap; ours do not
+        size = max(target.size - offset, 0) if size is None else index(size)
         target.check_range(offset, size)
         return offset, offset + size
 
@@ -198,6 +200,7 @@ class VmoContents(Handle[VmoObject]):
             target = self._require(_WRITE)
             if target.resizable:
                 self._require(_RESIZE)
+            size = index(size)
             fixed = Unavailable(f"{target} cannot be resized", remedy="make it resizable")
             if target.contiguous:
                 raise fixed
