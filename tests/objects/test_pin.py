@@ -229,6 +229,16 @@ def test_the_32nd_pin_of_a_page_is_refused_whole(bti: pf.Bti, vmo: pf.Vmo) -> No
         pmt.unpin()
 
 
+def test_the_32nd_pin_of_one_page_alone_is_refused(bti: pf.Bti, vmo: pf.Vmo) -> None:
+    """Source: zircon conformance, the 32nd pin of one page. A pin of one page has its own path."""
+    held = [bti.pin(vmo, 0, PAGE, perms=READ) for _ in range(MAX_PINS)]
+    with pytest.raises(Unavailable):
+        bti.pin(vmo, 0, PAGE, perms=READ)
+    assert vmo.pin_count() == MAX_PINS
+    for pmt in held:
+        pmt.unpin()
+
+
 def test_the_pin_limit_counts_memory_not_pins(process: pf.Process) -> None:
     """A page that two devices share is held once."""
     kernel = pf.Kernel(max_pinned=2 * PAGE)

@@ -401,6 +401,23 @@ def test_a_real_window(tmp_path: Path) -> None:
     assert path.read_bytes()[PAGE : PAGE + 6] == b"WINDOW"
 
 
+def test_a_window_on_a_file_that_shrinks_is_an_error_and_not_a_signal(
+    tmp_path: Path, bti: pf.Bti
+) -> None:
+    """A real window is safe to map only where nobody can cut what is behind it."""
+    path = tmp_path / "bar"
+    path.write_bytes(bytes(2 * PAGE))
+    with (
+        path.open("r+b") as file,
+        pf.Resource(0x8000_0000, 2 * PAGE, fd=file.fileno()) as resource,
+        pf.Vmo.physical(resource, 0x8000_0000, 2 * PAGE) as vmo,
+        bti.pin(vmo, perms=pf.Perm.READ) as pmt,
+    ):
+        os.truncate(path, PAGE)
+        with pytest.raises(HostError):
+            bti.master().read(int(pmt.addrs[1]), 1)
+
+
 def test_an_adopted_memfd_is_shared_and_sealed() -> None:
     """Memory that a device writes to must not be cut by whoever else holds the file."""
     fd = os.memfd_create("theirs", os.MFD_ALLOW_SEALING)

@@ -210,7 +210,6 @@ class VmoContents(Handle[VmoObject]):
                 raise fixed
             new, old = checked_size(size), target.size
             if new < old:
-                target.pages.refuse_if_pinned("shrink", new, old - new)
                 target.refuse_if_viewed("shrink", new, old - new)
             if new != old:
                 target.pages.resize(new)
