@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Protocol, SupportsIndex, overload, runtime_che
 
 import numpy as np
 
+from pinfold.errors import InvalidArgs
 from pinfold.faults import Fault, FaultLog, FaultReason, GrantRecord
 from pinfold.memory.pinned import Anchor, PinnedRange
 from pinfold.units import PAGE_SIZE, ByteRange, DevVa, human_size
@@ -203,7 +204,7 @@ class BusMaster(Protocol):
         """Move ``size`` bytes between two device addresses. Raises DmaFault.
 
         Long copies are made in bursts, each checked whole; a grant that is revoked meanwhile ends
-        the copy at the next burst.
+        the copy at the next burst. Where the two ranges overlap, what comes out is not promised.
         """
 
     def fetch(self, address: SupportsIndex, size: SupportsIndex) -> bytes:
@@ -285,10 +286,23 @@ class Bus(Protocol):
     def close(self) -> None:
         """Give back what the bus holds. Grants that are live are revoked first."""
 
+    def abandon(self) -> None:
+        """In a forked child: let no access through any more, and give nothing back.
+
+        The memory is shared with the parent, whose bus this is; a port that was made before the
+        fork raises `WrongProcess` from now on.
+        """
+
 
 def flat(buffer: bytes | bytearray | memoryview) -> memoryview:
-    """The bytes of a contiguous buffer, empty ones of any shape included."""
+    """The bytes of a contiguous buffer, empty ones of any shape included.
+
+    Raises:
+      InvalidArgs: its bytes do not lie next to each other.
+    """
     view = memoryview(buffer)
+    if not view.c_contiguous:
+        raise InvalidArgs("the bytes of the buffer do not lie next to each other")
     return view.cast("B") if view.nbytes else memoryview(b"")
 
 

@@ -236,6 +236,10 @@ class StubBus:
     def close(self) -> None:
         """Nothing is held."""
 
+    def abandon(self) -> None:
+        """See `pinfold.bus.Bus.abandon`. The physical map is lost with its kernel."""
+        self.physical.lose()
+
 
 def open_bus(physical: PhysicalMap, **options: Any) -> StubBus:
     """What `pinfold.open_bus("stub", ...)` calls."""

@@ -17,6 +17,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import fcntl as _fcntl
+import mmap as _mmap
 import os
 from collections.abc import Callable
 from typing import Any, Final, TypeAlias
@@ -288,6 +289,13 @@ def buffer_at(address: int, length: int) -> ByteArray:
     can be weakly referenced, which is how live views are found.
     """
     return (ctypes.c_ubyte * length).from_address(address)
+
+
+def readonly_mapping(fd: int, offset: int, length: int) -> _mmap.mmap:
+    """A shared read-only mapping that unmaps itself when nothing refers to it any more."""
+    if _interceptor is not None:
+        _interceptor("mmap")
+    return _mmap.mmap(fd, length, _mmap.MAP_SHARED, _mmap.PROT_READ, offset=offset)
 
 
 def address_of(buffer: memoryview) -> int:

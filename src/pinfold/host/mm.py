@@ -34,7 +34,8 @@ def create_memfd(name: str, size: int) -> int:
 
     The name is for /proc and is cut to what the kernel takes (249 bytes).
     """
-    short = name.encode()[:249].decode(errors="ignore")
+    printable = name.encode("utf-8", "backslashreplace").replace(b"\0", b"?")
+    short = printable[:249].decode(errors="ignore")
     flags = abi.MFD_CLOEXEC | abi.MFD_ALLOW_SEALING
     try:
         fd = calls.memfd_create(short, flags | abi.MFD_NOEXEC_SEAL)
@@ -58,13 +59,13 @@ def seal(fd: int, seals: int) -> None:
     calls.fcntl(fd, abi.F_ADD_SEALS, seals)
 
 
-def seals_of(fd: int) -> int:
-    """The seals of a memfd; 0 for a file that has none because it is no memfd."""
+def seals_of(fd: int) -> int | None:
+    """The seals of a memfd; None for a file that is no memfd."""
     try:
         return calls.fcntl(fd, abi.F_GET_SEALS)
     except OSError as error:
         if error.errno == errno.EINVAL:
-            return 0
+            return None
         raise
 
 

@@ -15,26 +15,38 @@ from __future__ import annotations
 import errno
 import os
 import threading
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
-from pinfold.errors import HostError, InvalidArgs, NotSupported, OutOfRange
+from pinfold.errors import HostError, InvalidArgs, NoMemory, NotSupported, OutOfRange
 from pinfold.host import calls, mm
 from pinfold.host.abi import (
+    F_SEAL_FUTURE_WRITE,
     F_SEAL_GROW,
     F_SEAL_SEAL,
     F_SEAL_SHRINK,
+    F_SEAL_WRITE,
+    FALLOC_FL_KEEP_SIZE,
     PROT_READ,
     PROT_WRITE,
     STAT_BLOCK_BYTES,
 )
 from pinfold.memory.hosterrors import noted, translated
-from pinfold.units import GIB, MIB, HostVa, page_up
+from pinfold.units import GIB, MIB, PAGE_SIZE, HostVa, page_down, page_up
 
 if TYPE_CHECKING:
     from pinfold.memory.ranges import Interval
 
 _WHOLE_WINDOW: Final = 1024 * GIB  # larger objects are mapped a range at a time
 _COPY_CHUNK: Final = 4 * MIB
+_COMMIT_PIECE: Final = 256 * MIB
+
+
+class Export(NamedTuple):
+    """Bytes that were lent out."""
+
+    owner: object
+    """What every view of them, and every slice of a view, keeps alive."""
+    view: memoryview
 
 
 class Window:
@@ -198,7 +210,18 @@ class Backing:
                 raise InvalidArgs("a descriptor that cannot be read", remedy="open it for reading")
             if not status.st_size:
                 raise InvalidArgs("the file is empty", asked=0, remedy="give it a size first")
-            made = cls(kind, fd, page_up(status.st_size), writable=access == os.O_RDWR)
+            with translated("look at a descriptor"):
+                seals = mm.seals_of(fd)
+            # Of huge pages there may be none when one is touched, and that ends the process.
+            if seals is not None and status.st_blksize > PAGE_SIZE:
+                raise NotSupported(
+                    "a memfd of huge pages",
+                    asked=status.st_blksize,
+                    limit=PAGE_SIZE,
+                    remedy="pass one of ordinary pages",
+                )
+            writable = access == os.O_RDWR and not (seals or 0) & _NO_WRITING
+            made = cls(kind, fd, page_up(status.st_size), writable=writable)
             made.length = status.st_size
             with translated("seal a descriptor"):
                 made.sealed = made.length == made.size and _seal_against_shrinking(fd)
@@ -229,11 +252,30 @@ class Backing:
             buffer[wanted:] = bytes(len(buffer) - wanted)
 
     def write_from(self, buffer: memoryview, offset: int) -> None:
-        """Write ``buffer`` at ``offset``; commits the pages it touches."""
+        """Write ``buffer`` at ``offset``; commits the pages it touches.
+
+        Bytes beyond `length` are dropped, as a write through a mapping of the file drops them: a
+        device that fills a page must not make the file longer.
+
+        Raises:
+          HostError: the file has become shorter (EIO), or the write failed.
+          NoSpace, NoMemory: no room; a part may be written.
+        """
+        buffer = buffer[: max(self.length - offset, 0)]
+        if not self.sealed:
+            self._refuse_if_cut(offset + len(buffer))
         done = 0
         while done < len(buffer):
             with translated("write", asked=len(buffer)):
                 done += calls.pwrite(self.fd, buffer[done:], self.base + offset + done)
+
+    def _refuse_if_cut(self, stop: int) -> None:
+        """Raise when the file ends before ``stop``: writing there would make it longer again."""
+        with translated("look at a file"):
+            size = calls.fstat(self.fd).st_size
+        if size < self.base + min(stop, self.length):
+            error = OSError(errno.EIO, "the file ends before its recorded length")
+            raise HostError(f"write up to {stop:#x}", error)
 
     def write_zeros(self, offset: int, size: int) -> None:
         """Write zeros, keeping the pages that hold them; never past `length`."""
@@ -255,14 +297,20 @@ class Backing:
           NoMemory: the host has no memory.
           HostError: a page cannot be had (past the end of a file that shrank, poisoned).
         """
+        if not self.sealed:
+            self._refuse_if_cut(offset + size)
         if self.kind == "file" and self.writable and offset < self.length:
             with translated("reserve file blocks", asked=size):
-                calls.fallocate(self.fd, 0, offset, min(size, self.length - offset))
+                wanted = min(size, self.length - offset)
+                calls.fallocate(self.fd, FALLOC_FL_KEEP_SIZE, offset, wanted)
         window = self.borrow(offset, size)
         try:
             populate = mm.populate_write if self.writable else mm.populate_read
-            with translated("commit pages", asked=size):
-                populate(window.address_of(offset), size)
+            # In pieces, so that a Ctrl-C is heard before the last of many gigabytes.
+            for at in range(offset, offset + size, _COMMIT_PIECE):
+                piece = min(_COMMIT_PIECE, offset + size - at)
+                with translated("commit pages", asked=size):
+                    populate(window.address_of(at), piece)
         finally:
             window.release()
 
@@ -295,14 +343,42 @@ class Backing:
                 or window.offset > offset
                 or window.offset + window.size < offset + size
             ):
-                whole = self.size <= _WHOLE_WINDOW
-                fresh = Window(self, 0, self.size) if whole else Window(self, offset, size)
+                fresh = self._open_window(offset, size)
                 self._current, stale = fresh, window
                 if stale is not None and not stale.users:
                     stale.unmap()
                 window = fresh
             window.users += 1
             return window
+
+    def _open_window(self, offset: int, size: int) -> Window:
+        """Of everything, which serves every later call; of the range alone, if that is too much."""
+        if self.size <= _WHOLE_WINDOW:
+            try:
+                return Window(self, 0, self.size)
+            except NoMemory:
+                if size == self.size:
+                    raise
+        return Window(self, offset, size)
+
+    def export(self, offset: int, size: int, *, writable: bool) -> tuple[Export, Window | None]:
+        """The bytes of a range for somebody else to hold; and the window that must outlive them.
+
+        What is not writable is a mapping of its own, which the kernel keeps anybody from writing
+        through, and which needs no window: it goes with the last view of it.
+        """
+        if writable:
+            window = self.borrow(offset, size)
+            try:
+                owner = window.export(offset, size)
+                return Export(owner, memoryview(owner).cast("B")), window
+            except BaseException:
+                window.release()
+                raise
+        start = page_down(offset)
+        with translated("map a view", asked=size):
+            mapped = calls.readonly_mapping(self.fd, self.base + start, offset + size - start)
+        return Export(mapped, memoryview(mapped)[offset - start :]), None
 
     def give_back(self, window: Window) -> None:
         """One user of ``window`` is done."""
@@ -342,6 +418,7 @@ class Backing:
 
 
 _F_GETFL: Final = 3  # <fcntl.h>
+_NO_WRITING: Final = F_SEAL_WRITE | F_SEAL_FUTURE_WRITE
 _S_IFMT, _S_IFREG = 0o170000, 0o100000  # <sys/stat.h>
 
 
@@ -351,12 +428,15 @@ def _is_regular(mode: int) -> bool:
 
 def _seal_against_shrinking(fd: int) -> bool:
     """True when the file behind ``fd`` cannot shrink any more."""
-    if mm.seals_of(fd) & F_SEAL_SHRINK:
+    seals = mm.seals_of(fd)
+    if seals is None:
+        return False
+    if seals & F_SEAL_SHRINK:
         return True
     try:
         mm.seal(fd, F_SEAL_SHRINK)
     except OSError as error:
-        if error.errno in (errno.EPERM, errno.EINVAL):  # sealing is off, or this is no memfd
+        if error.errno == errno.EPERM:  # it cannot be sealed any more
             return False
         raise
     return True

@@ -21,7 +21,7 @@ def from_host(what: str, error: OSError, *, asked: int | None = None) -> Pinfold
         return NoMemory(
             f"{what}: {error.strerror}",
             asked=asked,
-            remedy="free memory, or mappings if vm.max_map_count is reached",
+            remedy="free memory, or mappings if vm.max_map_count is reached, or raise RLIMIT_AS",
         )
     if error.errno in (errno.EMFILE, errno.ENFILE):
         return NoMemory(

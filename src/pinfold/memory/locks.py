@@ -12,9 +12,10 @@ from __future__ import annotations
 import logging
 import threading
 from collections import deque
+from threading import get_ident
 from typing import TYPE_CHECKING, Protocol
 
-from pinfold.errors import Unavailable, WrongProcess
+from pinfold.errors import BadState, Unavailable, WrongProcess
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -37,14 +38,21 @@ class Work(Protocol):
 class KernelLock:
     """A lock whose holder does, on the way out, what finalisers have left."""
 
-    __slots__ = ("_lock", "_posted")
+    __slots__ = ("_lock", "_owner", "_posted")
 
     def __init__(self) -> None:
-        self._lock: threading.Lock | _LostLock = threading.Lock()
+        self._lock: threading.Lock | LostLock = threading.Lock()
+        self._owner = 0
         self._posted: deque[Work] = deque()
 
     def __enter__(self) -> None:
+        if self._owner == get_ident():
+            raise BadState(
+                "this thread is inside pinfold already: called from a __del__ or a signal handler",
+                remedy="have the handler note what is to be done, and do it outside",
+            )
         self._lock.acquire()
+        self._owner = get_ident()
 
     def __exit__(
         self,
@@ -52,9 +60,15 @@ class KernelLock:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self._owner = 0
         self._lock.release()
         if self._posted:
             self.settle()
+
+    @property
+    def held_here(self) -> bool:
+        """True when the calling thread holds it."""
+        return self._owner == get_ident()
 
     def post(self, work: Work) -> None:
         """Have ``work`` done as soon as the lock allows. Never waits; for finalisers."""
@@ -70,6 +84,7 @@ class KernelLock:
         while self._posted:
             if not self._lock.acquire(blocking=False):
                 return
+            self._owner = get_ident()
             try:
                 try:
                     work = self._posted.popleft()
@@ -83,18 +98,21 @@ class KernelLock:
                 except Exception:  # a finaliser has nobody to raise to
                     log.exception("a dropped object could not be settled")
             finally:
+                self._owner = 0
                 self._lock.release()
 
     def lose(self) -> None:
         """In a forked child: from now on every use raises, and nothing is settled."""
-        self._lock = _LostLock()
+        self._lock = LostLock()
+        self._owner = 0
         self._posted.clear()
 
 
-class _LostLock:
-    """The lock of objects that belong to the parent process."""
+class LostLock:
+    """The lock of what belongs to the parent process: entering it raises."""
 
     def acquire(self, blocking: bool = True) -> bool:  # noqa: FBT001, FBT002 - Lock's signature
+        """Raises WrongProcess; without blocking, False."""
         if not blocking:
             return False
         raise WrongProcess(
@@ -105,13 +123,21 @@ class _LostLock:
     def release(self) -> None:
         """Nothing is held."""
 
+    def __enter__(self) -> None:
+        self.acquire()
 
-def held_by_this_thread(lock: threading.RLock) -> bool:
+    def __exit__(self, *_: object) -> None:
+        self.release()
+
+
+def held_by_this_thread(lock: threading.RLock | LostLock) -> bool:
     """True when the calling thread is inside ``lock``; what threading.Condition asks too."""
+    if isinstance(lock, LostLock):
+        return False
     return bool(lock._is_owned())  # type: ignore[attr-defined]  # noqa: SLF001
 
 
-def refuse_inside(lock: threading.RLock) -> None:
+def refuse_inside(lock: threading.RLock | LostLock) -> None:
     """Raise `Unavailable` when a finaliser runs inside an access of its own thread."""
     if held_by_this_thread(lock):
         raise Unavailable("an access of this thread is under way", remedy="settle it afterwards")

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from pinfold.errors import AlreadyExists, NoMemory, NotFound
+from pinfold.memory.locks import LostLock
 from pinfold.memory.space import Placement
 from pinfold.units import MIB, PAGE_MASK, PAGE_SHIFT, PhysAddr
 
@@ -79,9 +80,13 @@ class PhysicalMap:
     """Which page of which object is at a simulated physical address."""
 
     def __init__(self, *, seed: int = 0) -> None:
-        self.lock = threading.RLock()
+        self.lock: threading.RLock | LostLock = threading.RLock()
         self._space: Placement[FrameRun] = Placement([_RAM], lowest=True)
         self._random = random.Random(seed)  # noqa: S311 - a policy to be repeated, not a secret
+
+    def lose(self) -> None:
+        """In a forked child: from now on every use raises."""
+        self.lock = LostLock()
 
     def scatter(self, pages: Pages, first: int, count: int) -> FrameRun:
         """Frames for ``count`` pages, no two neighbours of them adjacent."""

@@ -12,7 +12,7 @@ from operator import index
 from typing import TYPE_CHECKING, Final
 
 from pinfold import sites
-from pinfold.errors import AccessDenied, InvalidArgs, OutOfRange
+from pinfold.errors import AccessDenied, InvalidArgs, OutOfRange, WrongType
 from pinfold.memory.pinned import Anchor, PinnedRange
 from pinfold.objects.handle import Handle
 from pinfold.objects.initiator import BtiObject
@@ -62,6 +62,7 @@ class Bti(Handle[BtiObject]):
     def __init__(
         self, iommu: Iommu, number: int, *, address_bits: int = 64, name: str = ""
     ) -> None:
+        number, address_bits = index(number), index(address_bits)
         if not 0 <= number <= UINT64_MAX:
             raise InvalidArgs("an initiator is an unsigned 64-bit number", asked=number)
         if not 1 <= address_bits <= 64:
@@ -136,7 +137,7 @@ class Bti(Handle[BtiObject]):
                 size = index(size)
             if (offset | size) & PAGE_MASK or offset < 0 or size < 0:
                 raise _misaligned(offset, size)
-            bits = int(perms)
+            bits = index(perms)
             granted = vmo._entry.rights
             missing = (_MAP | RIGHTS_FOR_PERMS[bits & ALL_PERMS]) & ~granted
             if missing:
@@ -145,8 +146,8 @@ class Bti(Handle[BtiObject]):
                     missing=missing,
                     remedy="pin through a handle with that right, or for less",
                 )
-            if form is AddrForm.CONTIGUOUS:
-                _refuse_scattered(source)
+            if form is not AddrForm.PER_PAGE:
+                _check_form(form, source)
             if bits & ~ALL_PERMS:
                 raise InvalidArgs(
                     "a permission that does not exist",
@@ -266,8 +267,10 @@ def _misaligned(offset: int, size: int) -> InvalidArgs:
     )
 
 
-def _refuse_scattered(source: VmoObject) -> None:
-    if not source.contiguous:
+def _check_form(form: AddrForm, source: VmoObject) -> None:
+    if not isinstance(form, AddrForm):
+        raise WrongType(f"a form is an AddrForm, not a {type(form).__name__}")
+    if form is AddrForm.CONTIGUOUS and not source.contiguous:
         raise InvalidArgs(
             f"{source} is not contiguous",
             remedy="make it with Vmo.contiguous, or pin it in another form",

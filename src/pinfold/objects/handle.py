@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import sys
 import warnings
-from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
+from operator import index
+from typing import TYPE_CHECKING, Any, Generic, NoReturn, Self, TypeVar
 
 from pinfold import sites
-from pinfold.errors import AccessDenied, BadHandle, InvalidArgs
+from pinfold.errors import AccessDenied, BadHandle, InvalidArgs, WrongType
 from pinfold.objects.object import KernelObject
 from pinfold.rights import Right, describe_rights
 
@@ -162,7 +163,7 @@ class Handle(Generic[K]):
         entry = self._entry
         with entry.process.kernel.lock:
             target = self._require(_DUPLICATE)
-            return self.wrap(entry.process.add(target, narrowed(entry.rights, int(rights))))
+            return self.wrap(entry.process.add(target, narrowed(entry.rights, index(rights))))
 
     def replace(self, rights: Right | int = Right.SAME_RIGHTS) -> Self:
         """A new handle in place of this one, with the same rights or fewer; this one is closed.
@@ -180,17 +181,27 @@ class Handle(Generic[K]):
         with entry.process.kernel.lock:
             target = self.object
             try:
-                fresh = entry.process.add(target, narrowed(entry.rights, int(rights)))
+                fresh = entry.process.add(target, narrowed(entry.rights, index(rights)))
             finally:
                 entry.close_locked()
             return self.wrap(fresh)
 
     def close(self) -> None:
-        """Close the handle; closing it again does nothing. Source: zx_handle_close."""
+        """Close the handle; closing it again does nothing.
+
+        In a ``__del__`` that the collector runs inside pinfold it is closed right after that.
+
+        Source: zx_handle_close.
+        """
         entry = self._entry
-        if entry.object is not None:
-            with entry.process.kernel.lock:
-                entry.close_locked()
+        if entry.object is None:
+            return
+        lock = entry.process.kernel.lock
+        if lock.held_here:
+            lock.later(entry)
+            return
+        with lock:
+            entry.close_locked()
 
     def __enter__(self) -> Self:
         return self
@@ -202,6 +213,17 @@ class Handle(Generic[K]):
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+    def __bool__(self) -> bool:
+        """True while the handle is open, whatever the size of what is behind it."""
+        return self._entry.object is not None
+
+    def __reduce_ex__(self, protocol: Any) -> NoReturn:
+        """A handle is one row of one process's table: neither copied nor pickled."""
+        raise WrongType(
+            f"a {type(self).__name__} cannot be copied or pickled",
+            remedy="duplicate() it, or pass the memory on by a descriptor",
+        )
 
     def __repr__(self) -> str:
         target = self._entry.object

@@ -6,11 +6,12 @@
 from __future__ import annotations
 
 import importlib
+import weakref
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any, Final
 
 from pinfold.bus import Bus
-from pinfold.errors import InvalidArgs, NotFound, WrongType
+from pinfold.errors import AlreadyExists, InvalidArgs, NotFound, WrongType
 from pinfold.objects.handle import Handle
 from pinfold.objects.object import KernelObject, ObjectType
 from pinfold.objects.process import current_process
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
 _RIGHTS: Final = int(Right.TRANSFER | Right.DUPLICATE | Right.INSPECT)
 _GROUP: Final = "pinfold.buses"
 _BUILT_IN: Final = ("sim", "stub")
+
+_claimed: weakref.WeakSet[Bus] = weakref.WeakSet()
+"""The buses that an Iommu will close: each has one."""
 
 
 class IommuObject(KernelObject):
@@ -51,7 +55,12 @@ class IommuObject(KernelObject):
         handle for as long as a BTI refers to it."""
         if not self.handle_count and not self.users:
             self.kernel.forget(self)
+            _claimed.discard(self.bus)
             self.bus.close()
+
+    def on_fork_child(self) -> None:
+        """In a forked child: no device reaches the parent's memory through this bus."""
+        self.bus.abandon()
 
 
 class Iommu(Handle[IommuObject]):
@@ -69,7 +78,12 @@ class Iommu(Handle[IommuObject]):
             raise WrongType(f"{type(bus).__name__} is not a bus", remedy="see pinfold.bus.Bus")
         process = process or current_process()
         with process.kernel.lock:
+            if bus in _claimed:
+                raise AlreadyExists(
+                    "that bus has an Iommu, which closes it", remedy="duplicate() that handle"
+                )
             self._open(process.add(IommuObject(process.kernel, bus, name), _RIGHTS))
+            _claimed.add(bus)
 
     @property
     def bus(self) -> Bus:
@@ -118,6 +132,8 @@ def open_bus(name: str, *, process: Process | None = None, **options: Any) -> Io
       NotFound: there is no such bus (``.available``).
       InvalidArgs: an option that the bus does not have, or does not accept.
     """
+    if not isinstance(name, str):
+        raise WrongType(f"a bus is named by a string, not a {type(name).__name__}")
     process = process or current_process()
     kind, colon, address = name.partition(":")
     factory = _factory(kind)

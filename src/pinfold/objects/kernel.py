@@ -117,6 +117,9 @@ def _lose_parents_kernels() -> None:
     for kernel in list(_kernels):
         kernel.lost = True
         kernel.lock.lose()
+        kernel.physmap.lose()
+        for member in kernel.objects():
+            member.on_fork_child()
 
 
 os.register_at_fork(after_in_child=_lose_parents_kernels)

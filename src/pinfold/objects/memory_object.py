@@ -67,7 +67,9 @@ class ViewLease:
 
     __slots__ = ("offset", "ref", "site", "size", "vmo", "window")
 
-    def __init__(self, vmo: VmoObject, window: Window, offset: int, size: int, site: Site) -> None:
+    def __init__(
+        self, vmo: VmoObject, window: Window | None, offset: int, size: int, site: Site
+    ) -> None:
         self.vmo = vmo
         self.window = window
         self.offset = offset
@@ -151,7 +153,8 @@ class VmoObject(KernelObject):
     def end_view(self, lease: ViewLease) -> None:
         """A view is gone. Called with the kernel's lock held."""
         self.views.remove(lease)
-        lease.window.release()
+        if lease.window is not None:
+            lease.window.release()
         self.release_if_idle()
 
     def refuse_if_viewed(self, what: str, offset: int, size: int) -> None:

@@ -45,6 +45,9 @@ class KernelObject:
         """The last handle was closed. Called with the kernel's lock held."""
         self.kernel.forget(self)
 
+    def on_fork_child(self) -> None:
+        """In a forked child: give up whatever could reach what is the parent's."""
+
     def __str__(self) -> str:
         label = f" {self.name!r}" if self.name else ""
         return f"{self.object_type.name.lower()} {self.koid}{label}"

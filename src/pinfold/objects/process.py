@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 import secrets
-from contextvars import ContextVar, Token
+from contextvars import ContextVar
 from itertools import count
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
@@ -29,7 +29,7 @@ class Process(KernelObject):
     ``with process:`` makes it the current one for the block; what is made there belongs to it.
     """
 
-    __slots__ = ("_numbers", "_region", "_root", "_scramble", "_tokens", "alive", "handles")
+    __slots__ = ("_numbers", "_region", "_root", "_scramble", "alive", "handles")
 
     object_type = ObjectType.PROCESS
 
@@ -45,7 +45,6 @@ class Process(KernelObject):
         self._scramble = secrets.randbits(_VALUE_BITS) << 2
         self._region: VmarObject | None = None
         self._root: Vmar | None = None
-        self._tokens: list[Token[Process | None]] = []
 
     def add(self, target: KernelObject, rights: int) -> HandleEntry:
         """A new handle to ``target``. Called with the kernel's lock held.
@@ -152,7 +151,7 @@ class Process(KernelObject):
             raise BadState(f"{self} has ended")
 
     def __enter__(self) -> Self:
-        self._tokens.append(_current.set(self))
+        _stack.set((*_stack.get(), self))
         return self
 
     def __exit__(
@@ -161,18 +160,19 @@ class Process(KernelObject):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        _current.reset(self._tokens.pop())
+        _stack.set(_stack.get()[:-1])
 
 
-_current: ContextVar[Process | None] = ContextVar("pinfold_process", default=None)
+_stack: ContextVar[tuple[Process, ...]] = ContextVar("pinfold_processes", default=())
+"""The processes whose blocks this thread or task is in, the innermost last."""
 _default: dict[str, Any] = {}
 
 
 def current_process() -> Process:
     """The process that new objects belong to: that of the innermost ``with``, else the default."""
-    current = _current.get()
-    if current is not None:
-        return current
+    inside = _stack.get()
+    if inside:
+        return inside[-1]
     kernel = default_kernel()
     process: Process | None = _default.get("process")
     if process is None or process.kernel is not kernel or not process.alive:

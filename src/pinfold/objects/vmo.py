@@ -124,7 +124,8 @@ class Vmo(VmoContents):
             raise InvalidArgs("an alignment is a power of two, at least a page", asked=alignment)
         process = process or current_process()
         with process.kernel.lock:
-            bti._require(_MAP)
+            if bti._require(_MAP).kernel is not process.kernel:
+                raise InvalidArgs(f"{bti!r} belongs to another kernel", remedy="make both in one")
         backing = Backing.memfd(checked_size(size), name=name, resizable=False)
         made = cls.__new__(cls)
         target = made._adopt(process, backing, name)
@@ -169,6 +170,8 @@ class Vmo(VmoContents):
         process = process or current_process()
         with process.kernel.lock:
             owner = resource._require(0)
+            if owner.kernel is not process.kernel:
+                raise InvalidArgs(f"{owner} belongs to another kernel", remedy="make both in one")
             if not is_page_aligned(address):
                 raise InvalidArgs("a physical address is page-aligned", asked=address)
             backing = owner.window(address, size)
@@ -302,12 +305,12 @@ class Vmo(VmoContents):
                 raise NotSupported(
                     f"{target} shows a file that others can cut", remedy="use read and write"
                 )
-            lease = ViewLease(target, backing.borrow(offset, size), offset, size, sites.caller())
+            writable = bool(self._entry.rights & _WRITE) and backing.writable
+            exported, window = backing.export(offset, size, writable=writable)
+            lease = ViewLease(target, window, offset, size, sites.caller())
+            lease.ref = weakref.ref(exported.owner, lambda _: kernel.lock.post(lease))
             target.views.append(lease)
-            exported = lease.window.export(offset, size)
-            lease.ref = weakref.ref(exported, lambda _: kernel.lock.post(lease))
-            shown = memoryview(exported).cast("B")
-            return shown if self._entry.rights & _WRITE and backing.writable else shown.toreadonly()
+            return exported.view
 
     def array(
         self, dtype: str | np.dtype[Any] | type = "u1", offset: int = 0, size: int | None = None

@@ -21,6 +21,7 @@ from pinfold.buses.sim.grant import SimGrant
 from pinfold.buses.sim.master import SimMaster
 from pinfold.buses.sim.space import SimSpace
 from pinfold.errors import InvalidArgs
+from pinfold.memory.locks import LostLock
 from pinfold.units import PAGE_SIZE, ByteRange, is_power_of_two
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ class SimBus:
         if guard < PAGE_SIZE:
             raise InvalidArgs("the guard is at least a page", asked=guard, limit=PAGE_SIZE)
         if anchor not in (Anchor.NONE, Anchor.MLOCK):
-            raise InvalidArgs(f"the sim bus cannot hold pages by {anchor.value}")
+            raise InvalidArgs(f"the sim bus holds pages by NONE or MLOCK, not by {anchor}")
         self.guard = guard
         self._limits = BusLimits(
             page_size=PAGE_SIZE,
@@ -124,6 +125,11 @@ class SimBus:
         for space in list(self._spaces.values()):
             for grant in space.live_grants():
                 space.revoke(grant)
+
+    def abandon(self) -> None:
+        """See `pinfold.bus.Bus.abandon`."""
+        for space in self._spaces.values():
+            space.lock = LostLock()
 
 
 def open_bus(physical: PhysicalMap, **options: Any) -> SimBus:

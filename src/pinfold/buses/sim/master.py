@@ -29,11 +29,10 @@ _SHORT: Final = 256 * KIB
 class SimMaster:
     """A software device's port on the sim bus."""
 
-    __slots__ = ("_lock", "_space")
+    __slots__ = ("_space",)
 
     def __init__(self, space: SimSpace) -> None:
         self._space = space
-        self._lock = space.lock
 
     @property
     def initiator(self) -> int:
@@ -51,7 +50,7 @@ class SimMaster:
     def _load(self, where: SupportsIndex, count: SupportsIndex, access: int) -> bytes:
         address, size = index(where), index(count)
         try:
-            with self._lock:
+            with self._space.lock:
                 grant = self._space.translate(address, size, access)
                 offset = address - grant.start
                 view = grant.view
@@ -69,7 +68,7 @@ class SimMaster:
         at, target = index(address), flat(buffer)
         size = len(target)
         try:
-            with self._lock:
+            with self._space.lock:
                 grant = self._space.translate(at, size, _READ)
                 offset = at - grant.start
                 if grant.view is not None:
@@ -85,7 +84,7 @@ class SimMaster:
         at, source = index(address), flat(data)
         size = len(source)
         try:
-            with self._lock:
+            with self._space.lock:
                 grant = self._space.translate(at, size, _WRITE)
                 offset = at - grant.start
                 if grant.view is not None:
@@ -110,7 +109,7 @@ class SimMaster:
 
     def _burst(self, destination: int, source: int, size: int) -> None:
         translate = self._space.translate
-        with self._lock:
+        with self._space.lock:
             reading = translate(source, size, _READ)
             writing = translate(destination, size, _WRITE)
             source -= reading.start

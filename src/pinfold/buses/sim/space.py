@@ -17,7 +17,7 @@ from pinfold.buses.sim.faults import Diagnosis
 from pinfold.buses.sim.grant import SimGrant
 from pinfold.buses.sim.master import SimMaster
 from pinfold.errors import InvalidArgs, LimitReached
-from pinfold.memory.locks import held_by_this_thread, refuse_inside
+from pinfold.memory.locks import LostLock, held_by_this_thread, refuse_inside
 from pinfold.memory.space import Placement
 from pinfold.units import PAGE_SHIFT, PAGE_SIZE, human_size
 
@@ -50,7 +50,7 @@ class SimSpace:
         self.users = 0
         self._space: Placement[SimGrant] = Placement(apertures, guard=bus.guard)
         self._align = bus.limits.minimum_contiguity
-        self.lock = threading.RLock()
+        self.lock: threading.RLock | LostLock = threading.RLock()
         self.owed: list[Callable[[], None]] = []
         """What is to be done once an access is over: listeners, and what finalisers left."""
         self._tlb: dict[int, SimGrant] = {}
