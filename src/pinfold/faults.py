@@ -3,9 +3,9 @@ from __future__ import annotations
 
 import enum
 import logging
-import threading
 from collections import deque
 from dataclasses import dataclass
+from itertools import count
 from time import monotonic_ns
 from typing import TYPE_CHECKING, Final
 
@@ -91,14 +91,21 @@ log = logging.getLogger("pinfold")
 class FaultLog:
     """The faults of one bus: the most recent in full, all of them counted."""
 
-    __slots__ = ("_listeners", "_lock", "_records", "total")
+    __slots__ = ("_cleared", "_listeners", "_numbers", "_records")
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()  # of its own: several devices may go astray at once
+        # No lock: several devices may go astray at once, each inside a lock of its own, and a
+        # finaliser that ran inside one of ours could wait for theirs. Counting and appending are
+        # single steps of the interpreter.
+        self._numbers = count(1)
         self._records: deque[Fault] = deque(maxlen=_KEPT_FAULTS)
+        self._cleared = 0
         self._listeners: list[Callable[[Fault], None]] = []
-        self.total = 0
+
+    @property
+    def total(self) -> int:
         """Faults so far, those no longer kept included."""
+        return max((fault.number for fault in tuple(self._records)), default=self._cleared)
 
     def __len__(self) -> int:
         return len(self._records)
@@ -121,20 +128,18 @@ class FaultLog:
         nearest: GrantRecord | None = None,
     ) -> Fault:
         """Keep a record of a stopped access. For buses; `tell` follows, outside their locks."""
-        with self._lock:
-            self.total += 1
-            fault = Fault(
-                number=self.total,
-                initiator=initiator,
-                access=access,
-                address=address,
-                size=size,
-                when_ns=monotonic_ns(),
-                reason=reason,
-                detail=detail,
-                nearest=nearest,
-            )
-            self._records.append(fault)
+        fault = Fault(
+            number=next(self._numbers),
+            initiator=initiator,
+            access=access,
+            address=address,
+            size=size,
+            when_ns=monotonic_ns(),
+            reason=reason,
+            detail=detail,
+            nearest=nearest,
+        )
+        self._records.append(fault)
         return fault
 
     @property
@@ -152,13 +157,14 @@ class FaultLog:
 
     def clear(self) -> None:
         """Forget the records; the total goes on."""
+        self._cleared = self.total
         self._records.clear()
 
     def subscribe(self, listener: Callable[[Fault], None]) -> Callable[[], None]:
         """Call ``listener`` with every fault from now on; the result ends that.
 
-        It runs on the thread of the access, after the access is over and outside every lock, so it
-        may use pinfold. What it raises is logged.
+        It runs after an access is over, on the thread of one, outside every lock, so it may use
+        pinfold. What it raises is logged.
         """
         self._listeners.append(listener)
         return lambda: self._listeners.remove(listener)

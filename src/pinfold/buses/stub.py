@@ -127,11 +127,12 @@ class StubMaster:
         return self._load(address, size, _EXECUTE)
 
     def _load(self, where: SupportsIndex, count: SupportsIndex, access: int) -> bytes:
-        size = index(count)
+        address, size = index(where), index(count)
         if size < 0:
             raise InvalidArgs("an access of fewer than no bytes", asked=size)
+        self._refuse_bad(address, size, access)  # before a buffer is made for it
         data = bytearray(size)
-        self._move(where, memoryview(data), access)
+        self._move(address, memoryview(data), access)
         return bytes(data)
 
     def read_into(self, address: SupportsIndex, buffer: memoryview) -> None:
@@ -145,16 +146,29 @@ class StubMaster:
     def copy(self, destination: SupportsIndex, source: SupportsIndex, size: SupportsIndex) -> None:
         """See `pinfold.bus.BusMaster.copy`."""
         to, start, total = index(destination), index(source), index(size)
+        if total < 0:
+            raise InvalidArgs("an access of fewer than no bytes", asked=total)
         for at in range(0, total, _BURST):
             self.write(to + at, self._load(start + at, min(_BURST, total - at), _READ))
 
+    def _refuse_bad(self, address: int, size: int, access: int) -> None:
+        """Raise `DmaFault`, outside the map's lock, unless all of the access has memory behind."""
+        with self._physical.lock:
+            fault = self._check(address, size, access)
+        if fault is not None:
+            self._bus.faults.tell(fault)
+            raise DmaFault(fault)
+
     def _move(self, where: SupportsIndex, buffer: memoryview, access: int) -> None:
         """One access, extent by extent, checked whole before its first byte moves."""
-        address = index(where)
-        with self._physical.lock:
-            fault = self._check(address, len(buffer), access)
-            if fault is None:
-                self._move_checked(address, buffer, access)
+        address, fault = index(where), None
+        try:
+            with self._physical.lock:
+                fault = self._check(address, len(buffer), access)
+                if fault is None:
+                    self._move_checked(address, buffer, access)
+        finally:
+            self._physical.ended_access()
         if fault is not None:
             self._bus.faults.tell(fault)
             raise DmaFault(fault)

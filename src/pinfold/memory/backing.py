@@ -103,6 +103,7 @@ class Backing:
         "closed",
         "exclusive",
         "fd",
+        "inode",
         "kind",
         "length",
         "lock",
@@ -123,6 +124,8 @@ class Backing:
         self.sealed = False
         self.exclusive = False
         self.closed = False
+        self.inode: tuple[int, int] | None = None
+        """Device and inode of a file that others may have too; None for one of our own."""
         self._current: Window | None = None
         self.lock = threading.RLock()
         """Of the windows. Reentrant only so that a finaliser can be told to come back later."""
@@ -183,10 +186,11 @@ class Backing:
         made = cls("physical", own, size, base=base)
         try:
             with translated("look at a device window"):
-                status = calls.fstat(own)
-                regular = _is_regular(status.st_mode)
-                # What is no file cannot be truncated: a BAR, /dev/mem.
+                regular = _is_regular(calls.fstat(own).st_mode)
+                # What is no file cannot be truncated: a BAR, /dev/mem. A file is sealed before its
+                # size is asked for: in between somebody else could cut it.
                 made.sealed = not regular or _seal_against_shrinking(own)
+                status = calls.fstat(own)
             if regular and status.st_size < base + size:
                 raise OutOfRange(
                     "the file ends before the window", asked=base + size, limit=status.st_size
@@ -202,16 +206,17 @@ class Backing:
     def _of_file(cls, kind: str, fd: int) -> Backing:
         try:
             with translated("look at a descriptor"):
-                status = calls.fstat(fd)
+                if not _is_regular(calls.fstat(fd).st_mode):
+                    raise NotSupported("only a regular file or a memfd can hold memory")
                 access = calls.fcntl(fd, _F_GETFL) & os.O_ACCMODE
-            if not _is_regular(status.st_mode):
-                raise NotSupported("only a regular file or a memfd can hold memory")
+                seals = mm.seals_of(fd)
             if access == os.O_WRONLY:
                 raise InvalidArgs("a descriptor that cannot be read", remedy="open it for reading")
-            if not status.st_size:
-                raise InvalidArgs("the file is empty", asked=0, remedy="give it a size first")
+            with translated("seal a descriptor"):
+                sealed = _seal_against_shrinking(fd)
+            # Only now is its size asked for: before the seal somebody else could have cut it.
             with translated("look at a descriptor"):
-                seals = mm.seals_of(fd)
+                status = calls.fstat(fd)
             # Of huge pages there may be none when one is touched, and that ends the process.
             if seals is not None and status.st_blksize > PAGE_SIZE:
                 raise NotSupported(
@@ -220,11 +225,13 @@ class Backing:
                     limit=PAGE_SIZE,
                     remedy="pass one of ordinary pages",
                 )
+            if not status.st_size:
+                raise InvalidArgs("the file is empty", asked=0, remedy="give it a size first")
             writable = access == os.O_RDWR and not (seals or 0) & _NO_WRITING
             made = cls(kind, fd, page_up(status.st_size), writable=writable)
             made.length = status.st_size
-            with translated("seal a descriptor"):
-                made.sealed = made.length == made.size and _seal_against_shrinking(fd)
+            made.sealed = sealed and made.length == made.size
+            made.inode = (status.st_dev, status.st_ino)
         except BaseException as error:
             with noted("close the descriptor", error):
                 calls.close(fd)
@@ -387,18 +394,6 @@ class Backing:
             if not window.users and (window is not self._current or self.closed):
                 if window is self._current:
                     self._current = None
-                window.unmap()
-
-    @property
-    def windows_in_use(self) -> bool:
-        """True while somebody uses the current window."""
-        return self._current is not None and self._current.users > 0
-
-    def drop_window(self) -> None:
-        """Unmap the current window now if nobody uses it, else when the last user is done."""
-        with self.lock:
-            window, self._current = self._current, None
-            if window is not None and not window.users:
                 window.unmap()
 
     def close(self) -> None:

@@ -10,14 +10,17 @@
 from __future__ import annotations
 
 import logging
+import sys
 import threading
 from collections import deque
+from functools import partial
 from threading import get_ident
 from typing import TYPE_CHECKING, Protocol
 
 from pinfold.errors import BadState, Unavailable, WrongProcess
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import TracebackType
 
 log = logging.getLogger("pinfold")
@@ -38,12 +41,13 @@ class Work(Protocol):
 class KernelLock:
     """A lock whose holder does, on the way out, what finalisers have left."""
 
-    __slots__ = ("_lock", "_owner", "_posted")
+    __slots__ = ("_lock", "_owner", "_posted", "_to_tell")
 
     def __init__(self) -> None:
         self._lock: threading.Lock | LostLock = threading.Lock()
         self._owner = 0
         self._posted: deque[Work] = deque()
+        self._to_tell: deque[Callable[[], None]] = deque()
 
     def __enter__(self) -> None:
         if self._owner == get_ident():
@@ -64,6 +68,8 @@ class KernelLock:
         self._lock.release()
         if self._posted:
             self.settle()
+        if self._to_tell:
+            self._tell()
 
     @property
     def held_here(self) -> bool:
@@ -79,27 +85,48 @@ class KernelLock:
         """Have ``work`` done after the lock is let go. For its holder."""
         self._posted.append(work)
 
+    def tell(self, message: Callable[[], None]) -> None:
+        """Call ``message`` after the lock is let go: a log handler may ask pinfold something."""
+        self._to_tell.append(message)
+
+    def _tell(self) -> None:
+        while self._to_tell:
+            try:
+                message = self._to_tell.popleft()
+            except IndexError:  # another thread was quicker
+                return
+            message()
+
     def settle(self) -> None:
         """Do what has been left, unless somebody holds the lock: then they will."""
-        while self._posted:
+        going_on = True
+        while self._posted and going_on:
             if not self._lock.acquire(blocking=False):
                 return
             self._owner = get_ident()
             try:
-                try:
-                    work = self._posted.popleft()
-                except IndexError:
-                    return
-                try:
-                    work.settle()
-                except Unavailable:
-                    self._posted.append(work)
-                    return  # this thread is inside an access; its end settles again
-                except Exception:  # a finaliser has nobody to raise to
-                    log.exception("a dropped object could not be settled")
+                going_on = self._settle_once()
             finally:
                 self._owner = 0
                 self._lock.release()
+        if self._to_tell:
+            self._tell()
+
+    def _settle_once(self) -> bool:
+        """Try everything that is there now; True when something was done."""
+        done = False
+        for _ in range(len(self._posted)):
+            work = self._posted.popleft()
+            try:
+                work.settle()
+                done = True
+            except Unavailable:  # this thread is inside an access, whose end settles again
+                self._posted.append(work)
+            except Exception:  # a finaliser has nobody to raise to
+                done = True
+                message = "a dropped object could not be settled"
+                self.tell(partial(log.error, message, exc_info=sys.exc_info()))
+        return done
 
     def lose(self) -> None:
         """In a forked child: from now on every use raises, and nothing is settled."""

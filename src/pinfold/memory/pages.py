@@ -20,6 +20,7 @@ import numpy as np
 from pinfold.errors import BadState, NoMemory, NotSupported
 from pinfold.host import probe
 from pinfold.memory.counts import PinCounts
+from pinfold.memory.locks import held_by_this_thread, refuse_inside
 from pinfold.memory.physmap import FrameRun
 from pinfold.memory.ranges import RangeMap, RangeSet
 from pinfold.units import MIB, PAGE_SHIFT, PhysAddr, human_size, page_down, page_up
@@ -49,6 +50,7 @@ class Pages:
         "_physmap",
         "backing",
         "epoch",
+        "family",
         "kept",
         "pins",
     )
@@ -62,6 +64,9 @@ class Pages:
         self._committed = RangeSet()
         self.epoch = 0
         """Changes whenever pages are given back."""
+        self.family: list[Pages] = [self]
+        """Every object of the kernel over the same file, this one included: a hole that is punched
+        through one is a hole in all."""
         self._physmap = physmap
         self._frames: RangeMap[FrameRun] = RangeMap()
 
@@ -100,10 +105,20 @@ class Pages:
         """How often one page is pinned."""
         return self._counts.count(page)
 
+    def lowest_pinned(self, first: int, last: int) -> int | None:
+        """The first page of ``[first, last)`` that is pinned through this object."""
+        return self._counts.first_pinned(first, last)
+
+    def pinned_runs(self, first: int, last: int) -> RangeSet:
+        """The pages of ``[first, last)`` that are pinned through this object."""
+        return self._counts.pinned(first, last)
+
     def first_pinned(self, offset: int, size: int) -> int | None:
-        """Where the first pinned page of a byte range begins."""
-        page = self._counts.first_pinned(offset >> PAGE_SHIFT, page_up(offset + size) >> PAGE_SHIFT)
-        return None if page is None else page << PAGE_SHIFT
+        """Where the first page of a byte range begins that is pinned, by whatever way to it."""
+        first, last = offset >> PAGE_SHIFT, page_up(offset + size) >> PAGE_SHIFT
+        found = (member.lowest_pinned(first, last) for member in self.family)
+        lowest = min((page for page in found if page is not None), default=None)
+        return None if lowest is None else lowest << PAGE_SHIFT
 
     def refuse_if_pinned(self, what: str, offset: int, size: int) -> None:
         """Raise `BadState` when a page of the range is pinned."""
@@ -112,7 +127,7 @@ class Pages:
             raise BadState(
                 f"cannot {what}: a device may be using the page at {pinned:#x}",
                 asked=size,
-                holder=f"{self.pin_count(pinned >> PAGE_SHIFT)} pin(s)",
+                holder=f"{sum(m.pin_count(pinned >> PAGE_SHIFT) for m in self.family)} pin(s)",
                 remedy="unpin it first; Kernel.ledger says who pinned it",
             )
 
@@ -187,7 +202,11 @@ class Pages:
         self.backing.write_zeros(offset, low - offset)
         self.backing.write_zeros(high, end - high)
         first, last = low >> PAGE_SHIFT, high >> PAGE_SHIFT
-        pinned = self._counts.pinned(first, last)
+        pinned = self.pinned_runs(first, last)
+        for member in self.family:
+            if member is not self:
+                for start, stop in member.pinned_runs(first, last):
+                    pinned.add(start, stop)
         if self.kept:
             pinned.add(first, last)
         for start, stop in pinned:
@@ -256,10 +275,26 @@ class Pages:
         ]
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
+    def refuse_inside_access(self) -> None:
+        """Raise `Unavailable` in a finaliser that runs inside an access to the pages, or a change.
+
+        Closing then would free the descriptor that the access is about to use.
+        """
+        if held_by_this_thread(self._physmap.lock):
+            self._physmap.notify_idle()
+        refuse_inside(self._physmap.lock)
+        refuse_inside(self.backing.lock)
+
     def close(self) -> None:
-        """Give everything back. The caller has made sure that nothing is pinned."""
+        """Give everything back. The caller has made sure that nothing is pinned.
+
+        Raises:
+          Unavailable: see `refuse_inside_access`; nothing was done.
+        """
         if self.pins:
             raise BadState("memory with live pins cannot be freed", holder=f"{self.pins} pin(s)")
+        self.refuse_inside_access()
+        self.family.remove(self)
         with self._physmap.lock:
             for _, _, run in self._frames:
                 self._physmap.release(run)

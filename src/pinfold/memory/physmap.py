@@ -22,11 +22,13 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from pinfold.errors import AlreadyExists, NoMemory, NotFound
-from pinfold.memory.locks import LostLock
+from pinfold.memory.locks import LostLock, held_by_this_thread
 from pinfold.memory.space import Placement
 from pinfold.units import MIB, PAGE_MASK, PAGE_SHIFT, PhysAddr
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from numpy.typing import NDArray
 
     from pinfold.memory.pages import Pages
@@ -81,8 +83,21 @@ class PhysicalMap:
 
     def __init__(self, *, seed: int = 0) -> None:
         self.lock: threading.RLock | LostLock = threading.RLock()
+        self._owing = False
+        self.settle: Callable[[], None] = lambda: None
+        """What to call when an access has ended that kept somebody from closing; the kernel's."""
         self._space: Placement[FrameRun] = Placement([_RAM], lowest=True)
         self._random = random.Random(seed)  # noqa: S311 - a policy to be repeated, not a secret
+
+    def notify_idle(self) -> None:
+        """Somebody could not close what is in the map: an access is under way."""
+        self._owing = True
+
+    def ended_access(self) -> None:
+        """What a device's port calls after each access, outside `lock`."""
+        if self._owing and not held_by_this_thread(self.lock):
+            self._owing = False
+            self.settle()
 
     def lose(self) -> None:
         """In a forked child: from now on every use raises."""

@@ -90,13 +90,14 @@ class RangeMap(Generic[V]):
         Raises:
           KeyError: no interval begins there.
         """
-        entry = self._entries.pop(start)
+        entry = self._entries[start]
         if start in self._fresh:
             self._fresh.discard(start)
         else:
             self._stale.add(start)
-            if len(self._stale) > _BACKLOG:
-                self._catch_up()
+        del self._entries[start]
+        if len(self._stale) > _BACKLOG:
+            self._catch_up()
         return entry
 
     def find(self, key: int) -> tuple[int, int, V] | None:

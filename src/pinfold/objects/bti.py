@@ -127,16 +127,13 @@ class Bti(Handle[BtiObject]):
         kernel = own.process.kernel
         with kernel.lock:
             bti = self._require(_MAP)
-            source = memory_of(vmo, kernel)
             offset = index(offset)  # numpy's integers wrap; ours do not
+            wanted = 0 if size is None else index(size)
+            if (offset | wanted) & PAGE_MASK or offset < 0 or wanted < 0:
+                raise _misaligned(offset, wanted)
+            source = memory_of(vmo, kernel)
             if size is None:
-                size = max(source.size - offset, 0)
-                if offset > source.size:
-                    raise _leaves(source, offset)
-            else:
-                size = index(size)
-            if (offset | size) & PAGE_MASK or offset < 0 or size < 0:
-                raise _misaligned(offset, size)
+                wanted = max(source.size - offset, 0)
             bits = index(perms)
             granted = vmo._entry.rights
             missing = (_MAP | RIGHTS_FOR_PERMS[bits & ALL_PERMS]) & ~granted
@@ -155,14 +152,14 @@ class Bti(Handle[BtiObject]):
                     limit=ALL_PERMS,
                     remedy="use the bits of Perm",
                 )
-            if not size:
+            if not wanted and (size is not None or offset <= source.size):
                 raise InvalidArgs("a pin of no pages", asked=0, remedy="pin at least one page")
-            if offset + size > source.size:
-                raise _leaves(source, offset + size)
+            if offset + wanted > source.size:
+                raise _leaves(source, offset + wanted)
             pinned = PinnedRange(
                 source.pages,
                 offset,
-                size,
+                wanted,
                 owner=bti.owner,
                 what=source.label,
                 site=sites.caller(2),
@@ -203,11 +200,11 @@ class Bti(Handle[BtiObject]):
         """
         with self._entry.process.kernel.lock:
             bti = self._require(_WRITE)
-            tokens = [token for token in bti.quarantined.values() if not token.leaving]
+            tokens = bti.mark_quarantined()
         first: Exception | None = None
         for token in tokens:
             try:
-                bti.unpin(token)
+                bti.unpin_marked(token)
             except Exception as error:
                 first = first or error
         if first is not None:

@@ -18,10 +18,11 @@
 # Locks: the kernel's, then the bus's. Committing and locking pages happens without either.
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 from pinfold import sites
-from pinfold.errors import BadState, Unavailable
+from pinfold.errors import BadHandle, BadState, Unavailable
 from pinfold.memory.locks import log
 from pinfold.memory.pinned import Anchor
 from pinfold.objects.kernel import Leak
@@ -107,38 +108,42 @@ class BtiObject(KernelObject):
             raise
         pinned.drop()
         vmo.release_if_idle()
-        if not self.handle_count:
-            self.leave_if_idle()
 
     # Unpin --------------------------------------------------------------------------------------
 
-    def unpin(self, token: PmtObject, entry: HandleEntry | None = None) -> None:
-        """Take the device's access back, then let the pages go; close ``entry`` with it.
+    def unpin(self, token: PmtObject, entry: HandleEntry) -> None:
+        """Take the device's access back, then let the pages go; ``entry`` is closed with it.
 
-        Whatever raises, the pages are held until both steps are done: the token is STUCK then.
+        Raises:
+          BadHandle: the handle was closed or replaced meanwhile; nothing was done.
+          What the bus or the anchor raises: the pages are held, and the token is STUCK.
         """
         lock = self.kernel.lock
         with lock:
-            if token.leaving or token.state is PmtState.RELEASED:
-                raise BadState(f"{token} is being unpinned by somebody else")
+            if entry.object is not token or token.leaving:
+                raise BadHandle("this Pmt was closed meanwhile")
             token.leaving = True
-            if entry is not None:
-                entry.close_locked()
+            entry.close_locked()
             if token.pinned.anchor is Anchor.NONE:
                 self.withdraw(token)
                 return
+        self.unpin_marked(token)
+
+    def unpin_marked(self, token: PmtObject) -> None:
+        """The rest of an unpin whose token is marked as leaving: the anchor may take its time."""
+        with self.kernel.lock:
             self._revoke(token)
         try:
             token.pinned.loosen()
         except BaseException:
-            with lock:
+            with self.kernel.lock:
                 self._stick(token)
             raise
-        with lock:
+        with self.kernel.lock:
             self._finish(token)
 
     def withdraw(self, token: PmtObject) -> None:
-        """Revoke, loosen, finish, in that order. Called with the kernel's lock held."""
+        """Revoke, loosen, finish, in one holding of the kernel's lock, which the caller has."""
         token.leaving = True
         self._revoke(token)
         try:
@@ -162,9 +167,14 @@ class BtiObject(KernelObject):
         token.leaving = False
         token.state = PmtState.STUCK
         self.quarantined[token.koid] = token
+        if not self.handle_count:
+            self._leak(token.pinned)
 
     def _finish(self, token: PmtObject) -> None:
-        """The device is shut out and the anchor has let go: books only from here on."""
+        """The device is shut out and the anchor has let go: books only from here on.
+
+        If giving the memory itself back fails, that is raised; the pin is gone all the same.
+        """
         token.pinned.drop()
         token.state = PmtState.RELEASED
         del self.pins[token.koid]
@@ -172,10 +182,19 @@ class BtiObject(KernelObject):
             self.quarantined.pop(token.koid, None)
         self.kernel.forget(token)
         vmo = token.vmo
-        if not vmo.handle_count:
-            vmo.release_if_idle()
-        if not self.handle_count:
-            self.leave_if_idle()
+        try:
+            if not vmo.handle_count:
+                vmo.release_if_idle()
+        finally:
+            if not self.handle_count:
+                self.leave_if_idle()
+
+    def mark_quarantined(self) -> list[PmtObject]:
+        """The tokens that may be released, marked as leaving: nobody else releases them."""
+        tokens = [token for token in self.quarantined.values() if not token.leaving]
+        for token in tokens:
+            token.leaving = True
+        return tokens
 
     # Quarantine ---------------------------------------------------------------------------------
 
@@ -184,7 +203,7 @@ class BtiObject(KernelObject):
         token.state = PmtState.QUARANTINED
         self.quarantined[token.koid] = token
         pinned = token.pinned
-        log.warning(
+        self._warn(
             "%s: a pin of %s [%#x, %#x) was dropped without unpin and is in quarantine; "
             "it was made at %s",
             self.owner,
@@ -204,7 +223,7 @@ class BtiObject(KernelObject):
         """Shut the device out of a quarantined pin; the pages stay held.
 
         Raises:
-          Unavailable: a a finaliser inside an access of its own thread, whose end settles it.
+          Unavailable: a finaliser inside an access of its own thread, whose end settles it.
         """
         if not token.granted or token.koid not in self.quarantined:
             return
@@ -213,11 +232,9 @@ class BtiObject(KernelObject):
         except Unavailable:
             self.space.notify_idle(self.kernel.lock.settle)
             raise
-        except (
-            Exception
-        ):  # nobody to raise to; the pages are held, and the next release tries again
+        except Exception:  # nobody to raise to: the pages are held, and a release tries again
             token.state = PmtState.STUCK
-            log.exception("%s: a quarantined pin could not be revoked", self.owner)
+            self._warn("%s: a quarantined pin could not be revoked", self.owner)
         else:
             token.granted = False
 
@@ -227,7 +244,11 @@ class BtiObject(KernelObject):
             self.owner, pinned.what, pinned.offset, pinned.size, sites.describe(pinned.site)
         )
         self.kernel.leaks.append(leak)
-        log.warning("no handle can release this any more: %s", leak)
+        self._warn("no handle can release this any more: %s", leak)
+
+    def _warn(self, message: str, *facts: object) -> None:
+        """Log it, once the kernel's lock is let go."""
+        self.kernel.lock.tell(partial(log.warning, message, *facts))
 
     # The end ------------------------------------------------------------------------------------
 
@@ -237,7 +258,8 @@ class BtiObject(KernelObject):
         Source: Zircon, a BTI that is closed with quarantined tokens leaks them for ever.
         """
         for token in self.quarantined.values():
-            self._leak(token.pinned)
+            if not token.leaving:  # somebody is releasing it
+                self._leak(token.pinned)
         self.leave_if_idle()
 
     def leave_if_idle(self) -> None:

@@ -20,6 +20,7 @@ from pinfold.memory.physmap import PhysicalMap
 from pinfold.units import PAGE_SIZE
 
 if TYPE_CHECKING:
+    from pinfold.memory.pages import Pages
     from pinfold.objects.object import KernelObject, ObjectType
 
 _FIRST_KOID: Final = 1024  # Source: Zircon reserves the numbers below for itself
@@ -64,6 +65,9 @@ class Kernel:
         self.lock = KernelLock()
         self.ledger = Ledger(max_pinned)
         self.physmap = PhysicalMap(seed=seed)
+        self.physmap.settle = self.lock.settle
+        self.families: dict[tuple[int, int], list[Pages]] = {}
+        """The memory objects over each file that others may have too, by device and inode."""
         self.leaks: list[Leak] = []
         self.lost = False
         """True in a process forked from the one that made this kernel."""

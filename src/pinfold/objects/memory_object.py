@@ -9,8 +9,8 @@ from operator import index
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from pinfold import sites
-from pinfold.errors import BadHandle, BadState, InvalidArgs, OutOfRange, WrongType
-from pinfold.memory.locks import held_by_this_thread, refuse_inside
+from pinfold.errors import BadHandle, BadState, InvalidArgs, OutOfRange, Unavailable, WrongType
+from pinfold.memory.locks import refuse_inside
 from pinfold.memory.pages import Pages
 from pinfold.objects.handle import Handle
 from pinfold.objects.object import KernelObject, ObjectType
@@ -88,10 +88,12 @@ class VmoObject(KernelObject):
 
     __slots__ = (
         "contiguous",
+        "in_use",
         "label",
         "mappings",
         "pages",
         "physical",
+        "released",
         "resizable",
         "resource",
         "views",
@@ -109,6 +111,9 @@ class VmoObject(KernelObject):
         self.physical = False
         self.mappings = 0
         self.views: list[ShownRange] = []
+        self.in_use = 0
+        """Calls under way that use the memory without the kernel's lock."""
+        self.released = False
         self.label = str(self)
         """The object's name in pin records, made once: pins are frequent."""
         self.resource: ResourceObject | None = None
@@ -123,20 +128,35 @@ class VmoObject(KernelObject):
         """The rights of the first handle. Source: Zircon; RESIZE only where it can be used."""
         return VMO_RIGHTS | (_RESIZE if self.resizable else 0)
 
+    def join_family(self) -> None:
+        """Find the other objects over the same file. Called with the kernel's lock held."""
+        pages, file = self.pages, self.pages.backing.inode
+        if file is not None:
+            pages.family = self.kernel.families.setdefault(file, [])
+            pages.family.append(pages)
+
     def release_if_idle(self) -> None:
         """Give the memory back when nothing refers to it. Called with the kernel's lock held."""
-        if self.handle_count or self.mappings or self.pages.pins or self.views:
+        try:
+            self._release()
+        except Unavailable:  # a finaliser, inside an access or a change of windows
+            self.kernel.lock.later(self)
+
+    def _release(self) -> None:
+        if self.handle_count or self.mappings or self.pages.pins or self.views or self.in_use:
             return
-        kernel = self.kernel
-        backing = self.pages.backing
-        if held_by_this_thread(kernel.physmap.lock) or held_by_this_thread(backing.lock):
-            kernel.lock.later(self)  # a finaliser, inside an access or a change of windows
+        if self.released:
             return
+        self.pages.refuse_inside_access()
+        self.released = True
+        kernel, file = self.kernel, self.pages.backing.inode
         kernel.forget(self)
         resource, self.resource = self.resource, None
         try:
             self.pages.close()
         finally:
+            if file is not None and not self.pages.family:
+                kernel.families.pop(file, None)
             if resource is not None:
                 resource.leave()
 
@@ -146,9 +166,7 @@ class VmoObject(KernelObject):
 
     def settle(self) -> None:
         """What was put off until no device is in the physical map."""
-        refuse_inside(self.kernel.physmap.lock)
-        refuse_inside(self.pages.backing.lock)
-        self.release_if_idle()
+        self._release()
 
     def end_view(self, lease: ViewLease) -> None:
         """A view is gone. Called with the kernel's lock held."""

@@ -176,7 +176,8 @@ class Pmt(Handle[PmtObject]):
         Raises:
           BadHandle: the handle is closed; nothing was done.
           HostError, or what the bus raises: the bus refused to revoke, or the anchor to let go. The
-            pin is in the Bti's quarantine then, its pages still held.
+            pin is in the Bti's quarantine then, its pages still held. Or the pin is gone, and it
+            was the last hold of its memory, which could not be closed.
 
         Source: zx_pmt_unpin.
         """

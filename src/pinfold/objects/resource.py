@@ -5,9 +5,10 @@
 # resource shows the same bytes.
 from __future__ import annotations
 
+from operator import index
 from typing import TYPE_CHECKING, Final
 
-from pinfold.errors import InvalidArgs, OutOfRange, WrongType
+from pinfold.errors import InvalidArgs, OutOfRange, Unavailable, WrongType
 from pinfold.memory.backing import Backing
 from pinfold.memory.hosterrors import noted
 from pinfold.memory.pages import Pages
@@ -87,10 +88,20 @@ class ResourceObject(KernelObject):
         self._close_if_idle()
 
     def _close_if_idle(self) -> None:
+        try:
+            self.settle()
+        except Unavailable:  # a finaliser, inside an access to the device memory
+            self.kernel.lock.later(self)
+
+    def settle(self) -> None:
+        """Give the device memory back when nothing refers to it."""
         if self.users or self.handle_count:
             return
+        pages = self._pages
+        if pages is not None:
+            pages.refuse_inside_access()
         self.kernel.forget(self)
-        pages, self._pages = self._pages, None
+        self._pages = None
         if pages is not None:
             pages.close()
 
@@ -122,6 +133,7 @@ class Resource(Handle[ResourceObject]):
         name: str = "",
         process: Process | None = None,
     ) -> None:
+        base, size = index(base), index(size)
         if size <= 0 or base < 0 or base + size > UINT64_MAX + 1:
             raise InvalidArgs("the range is empty or no range of addresses", asked=size)
         if kind == MMIO and not is_page_aligned(base, size):

@@ -18,7 +18,7 @@ from pinfold.memory.backing import Backing
 from pinfold.memory.hosterrors import noted
 from pinfold.objects.memory_object import ViewLease, VmoObject, VmoStatistics, checked_size
 from pinfold.objects.process import current_process
-from pinfold.objects.vmo_contents import VmoContents
+from pinfold.objects.vmo_contents import VmoContents, using
 from pinfold.rights import Right
 from pinfold.units import (
     PAGE_SHIFT,
@@ -84,6 +84,7 @@ class Vmo(VmoContents):
             with process.kernel.lock:
                 target = VmoObject(process.kernel, backing, name=name, resizable=resizable)
                 self._open(process.add(target, target.default_rights))
+                target.join_family()
         except BaseException as error:
             with noted("close the memory", error):
                 backing.close()
@@ -118,6 +119,7 @@ class Vmo(VmoContents):
 
         Source: zx_vmo_create_contiguous.
         """
+        size, alignment = index(size), index(alignment)
         if size <= 0 or not is_page_aligned(size):
             raise InvalidArgs("a contiguous object has whole pages, at least one", asked=size)
         if not is_power_of_two(alignment) or alignment < PAGE_SIZE:
@@ -133,7 +135,8 @@ class Vmo(VmoContents):
             with process.kernel.lock:
                 target.pages.make_contiguous(alignment)
                 target.contiguous = True
-            target.pages.commit(0, size)
+            with using(process.kernel, target):
+                target.pages.commit(0, size)
             with process.kernel.lock:
                 target.pages.remember(0, size)
         except BaseException as error:
@@ -165,6 +168,7 @@ class Vmo(VmoContents):
 
         Source: zx_vmo_create_physical.
         """
+        address, size = index(address), index(size)
         if size <= 0 or not is_page_aligned(size):
             raise InvalidArgs("device memory comes in whole pages, at least one", asked=size)
         process = process or current_process()
@@ -256,7 +260,8 @@ class Vmo(VmoContents):
     def committed_ranges(self) -> list[ByteRange]:
         """The parts that have memory, ascending. Nothing is committed by asking."""
         target = self.object
-        return [ByteRange(*run) for run in target.pages.backing.data_runs(0, target.size)]
+        with using(target.kernel, target):
+            return [ByteRange(*run) for run in target.pages.backing.data_runs(0, target.size)]
 
     def statistics(self) -> VmoStatistics:
         """The object as a frozen record."""

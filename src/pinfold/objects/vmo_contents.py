@@ -7,26 +7,29 @@
 # commits nothing, and neither can end the process.
 from __future__ import annotations
 
+from contextlib import contextmanager
 from operator import index
 from typing import TYPE_CHECKING, Any, Final
 
-from pinfold.errors import InvalidArgs, NotSupported, OutOfRange, Unavailable, WrongType
+from pinfold.errors import BadHandle, InvalidArgs, NotSupported, OutOfRange, Unavailable, WrongType
 from pinfold.objects.handle import Handle
 from pinfold.objects.memory_object import MAX_SIZE, VmoObject, checked_size
 from pinfold.rights import Right
-from pinfold.units import MIB, PAGE_MASK, UINT64_MAX, page_down, page_up
+from pinfold.units import KIB, PAGE_MASK, UINT64_MAX, page_down, page_up
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from numpy.typing import NDArray
 
-    from pinfold.memory.pages import Pages
+    from pinfold.objects.kernel import Kernel
 
 _READ: Final = int(Right.READ)
 _WRITE: Final = int(Right.WRITE)
 _RESIZE: Final = int(Right.RESIZE)
 
-_PIECE: Final = 4 * MIB
-"""Bytes of a resizable object that are written in one holding of the kernel's lock."""
+_SHORT: Final = 256 * KIB
+"""Bytes that are moved in one holding of the kernel's lock; more is moved without it."""
 
 
 class VmoContents(Handle[VmoObject]):
@@ -47,19 +50,35 @@ class VmoContents(Handle[VmoObject]):
 
         Source: zx_vmo_read.
         """
+        offset = index(offset)  # numpy's integers wrap; ours do not
         if size is None:
             size = max(self.object.size - offset, 0)
-        self._pages_for(_READ, offset, size)  # before a buffer of that size is made
+        with self._entry.process.kernel.lock:
+            self._readable(offset, index(size))  # before a buffer of that size is made
         data = bytearray(size)
         self.read_into(data, offset)
         return bytes(data)
 
     def read_into(self, buffer: bytearray | memoryview | NDArray[Any], offset: int = 0) -> int:
         """Fill a writable buffer from ``offset``; how many bytes that were. See `read`."""
-        view = bytes_of(buffer)
-        pages, _ = self._pages_for(_READ, offset, len(view))
-        pages.read_into(view, offset)
+        view, offset = bytes_of(buffer), index(offset)
+        kernel = self._entry.process.kernel
+        with kernel.lock:
+            target = self._readable(offset, len(view))
+            if _is_short(target, len(view)):
+                target.pages.read_into(view, offset)
+                return len(view)
+            target.in_use += 1
+        with _letting_go(kernel, target):
+            target.pages.read_into(view, offset)
         return len(view)
+
+    def _readable(self, offset: int, size: int) -> VmoObject:
+        target = self._require(_READ)
+        if target.physical:
+            raise NotSupported(f"{target} is device memory", remedy="map it")
+        target.check_range(offset, size)
+        return target
 
     def write(self, data: bytes | bytearray | memoryview | NDArray[Any], offset: int = 0) -> int:
         """Write ``data`` at ``offset``; how many bytes that were. Commits what it touches.
@@ -72,18 +91,19 @@ class VmoContents(Handle[VmoObject]):
 
         Source: zx_vmo_write.
         """
-        view = bytes_of(data)
-        pages, resizable = self._pages_for(_WRITE, offset, len(view))
-        if offset + len(view) > pages.backing.length:
-            raise OutOfRange(
-                "the file behind the memory ends before that",
-                asked=offset + len(view),
-                limit=pages.backing.length,
-            )
-        if resizable:
-            self._write_under_lock(view, offset)
-        else:
-            pages.write_from(view, offset)
+        view, offset = bytes_of(data), index(offset)
+        kernel = self._entry.process.kernel
+        with kernel.lock:
+            target = self._writable(offset, len(view))
+            if _is_short(target, len(view)):
+                target.pages.write_from(view, offset)
+                return len(view)
+            target.in_use += 1
+        with _letting_go(kernel, target):
+            if target.resizable:
+                self._write_under_lock(view, offset)
+            else:
+                target.pages.write_from(view, offset)
         return len(view)
 
     def _write_under_lock(self, view: memoryview, offset: int) -> None:
@@ -91,21 +111,22 @@ class VmoContents(Handle[VmoObject]):
 
         Without the lock another thread could shrink the object between the check and the write.
         """
-        for at in range(0, len(view), _PIECE):
-            piece = view[at : at + _PIECE]
+        for at in range(0, len(view), _SHORT):
+            piece = view[at : at + _SHORT]
             with self._entry.process.kernel.lock:
-                target = self._require(_WRITE)
-                target.check_range(offset + at, len(piece))
-                target.pages.write_from(piece, offset + at)
+                self._writable(offset + at, len(piece)).pages.write_from(piece, offset + at)
 
-    def _pages_for(self, right: int, offset: int, size: int) -> tuple[Pages, bool]:
-        """The pages, if the handle and the range are good; and whether they may be cut."""
-        with self._entry.process.kernel.lock:
-            target = self._require(right)
-            if target.physical:
-                raise NotSupported(f"{target} is device memory", remedy="map it")
-            target.check_range(offset, size)
-            return target.pages, target.resizable
+    def _writable(self, offset: int, size: int) -> VmoObject:
+        target = self._require(_WRITE)
+        if target.physical:
+            raise NotSupported(f"{target} is device memory", remedy="map it")
+        target.check_range(offset, size)
+        length = target.pages.backing.length
+        if offset + size > length:
+            raise OutOfRange(
+                "the file behind the memory ends before that", asked=offset + size, limit=length
+            )
+        return target
 
     # Pages --------------------------------------------------------------------------------------
 
@@ -128,9 +149,11 @@ class VmoContents(Handle[VmoObject]):
             epoch = target.pages.epoch
         start, stop = page_down(start), page_up(stop)
         if start < stop:
-            target.pages.commit(start, stop - start)
-            with self._entry.process.kernel.lock:
-                target.pages.remember(start, stop - start, epoch)
+            kernel = self._entry.process.kernel
+            with using(kernel, target):
+                target.pages.commit(start, stop - start)
+                with kernel.lock:
+                    target.pages.remember(start, stop - start, epoch)
 
     def decommit(self, offset: int = 0, size: int | None = None) -> None:
         """Give the memory of a range back; it reads as zeros afterwards.
@@ -215,6 +238,41 @@ class VmoContents(Handle[VmoObject]):
                 target.pages.resize(new)
             if size & PAGE_MASK:
                 target.pages.zero(size, new - size)
+
+
+@contextmanager
+def using(kernel: Kernel, target: VmoObject) -> Iterator[None]:
+    """Keep the memory of an object while it is used without the kernel's lock.
+
+    Else another thread could close its last handle meanwhile: the descriptor would be free, and
+    soon somebody else's file.
+
+    Raises:
+      BadHandle: that has happened already.
+    """
+    with kernel.lock:
+        if target.released:
+            raise BadHandle(f"the last handle to {target} was closed meanwhile")
+        target.in_use += 1
+    with _letting_go(kernel, target):
+        yield
+
+
+@contextmanager
+def _letting_go(kernel: Kernel, target: VmoObject) -> Iterator[None]:
+    """The end of a use that has been counted."""
+    try:
+        yield
+    finally:
+        with kernel.lock:
+            target.in_use -= 1
+            if not target.in_use and not target.handle_count:
+                target.release_if_idle()
+
+
+def _is_short(target: VmoObject, size: int) -> bool:
+    """True for what is moved in no time, from memory of ours, and so under the kernel's lock."""
+    return size <= _SHORT and target.pages.backing.kind == "memfd"
 
 
 def bytes_of(buffer: Any) -> memoryview:

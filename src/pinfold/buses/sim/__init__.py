@@ -21,7 +21,7 @@ from pinfold.buses.sim.grant import SimGrant
 from pinfold.buses.sim.master import SimMaster
 from pinfold.buses.sim.space import SimSpace
 from pinfold.errors import InvalidArgs
-from pinfold.memory.locks import LostLock
+from pinfold.memory.locks import LostLock, refuse_inside
 from pinfold.units import PAGE_SIZE, ByteRange, is_power_of_two
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ class SimBus:
         self._spaces: dict[int, SimSpace] = {}
         self.numbers = count(1)
         """Numbers for grants."""
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
 
     @property
     def name(self) -> str:
@@ -114,7 +114,8 @@ class SimBus:
             return space
 
     def detach(self, space: SimSpace) -> None:
-        """One user of a space is done."""
+        """One user of a space is done. Raises `Unavailable` in a finaliser inside `attach`."""
+        refuse_inside(self._lock)
         with self._lock:
             space.users -= 1
             if not space.users and not space.live_grants():
