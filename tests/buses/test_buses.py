@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import gc
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 
 import pinfold as pf
 from pinfold.bus import BusLimits, Extents
-from pinfold.buses.sim import SimBus
+from pinfold.buses.sim import SimBus, SimSpace
 from pinfold.buses.stub import StubBus
-from pinfold.errors import DmaFault, InvalidArgs, LimitReached
+from pinfold.errors import DmaFault, InvalidArgs, LimitReached, NotSupported
 from pinfold.testing import check_bus, check_extents
 
 if TYPE_CHECKING:
@@ -43,13 +43,49 @@ def test_the_contract_notices_a_bus_that_does_not_revoke() -> None:
     """A suite that cannot fail proves nothing."""
 
     class Forgetful(SimBus):
-        def attach(self, initiator: int, *, address_bits: int = 64) -> pf.buses.sim.SimSpace:  # type: ignore[name-defined]
-            space = super().attach(initiator, address_bits=address_bits)
-            space.revoke = lambda grant: None  # type: ignore[method-assign]
-            return space
+        def attach(self, initiator: int, *, address_bits: int = 64) -> SimSpace:
+            space: Any = super().attach(initiator, address_bits=address_bits)
+            space.revoke = lambda grant: None
+            made: SimSpace = space
+            return made
 
     with pytest.raises(AssertionError, match="after unpin was not stopped"):
         check_bus(lambda _: Forgetful())
+
+
+def test_the_contract_notices_a_bus_that_tears_writes() -> None:
+    """What is stopped has moved nothing, not even the part that would have been allowed."""
+
+    class Tearing(SimBus):
+        def attach(self, initiator: int, *, address_bits: int = 64) -> SimSpace:
+            space: Any = super().attach(initiator, address_bits=address_bits)
+            translate = space.translate
+
+            def torn(address: int, size: int, access: int) -> Any:
+                try:
+                    return translate(address, size, access)
+                except DmaFault:
+                    found = space._space.blocks.find(address)
+                    if found is not None and found[2].perms & access & int(WRITE):
+                        found[2].pinned.write_from(memoryview(b"t"), address - found[0])
+                    raise
+
+            space.translate = torn
+            return space
+
+    with pytest.raises(AssertionError, match="over the end"):
+        check_bus(lambda _: Tearing())
+
+
+def test_the_contract_does_not_pass_a_bus_that_supports_nothing() -> None:
+    """Only isolation is optional."""
+
+    class Useless(SimBus):
+        def attach(self, initiator: int, *, address_bits: int = 64) -> SimSpace:
+            raise NotSupported("not on this bus")
+
+    with pytest.raises(NotSupported):
+        check_bus(lambda _: Useless())
 
 
 @pytest.mark.parametrize(
@@ -249,8 +285,8 @@ def test_a_token_collected_inside_an_access_is_settled_after_it(bti: pf.Bti, vmo
     victim_at = int(victim.addrs[0])
     cycle: list[object] = [victim]
     cycle.append(cycle)
-    space = bti.object.space
-    translate = space.translate  # type: ignore[attr-defined]
+    space: Any = bti.object.space
+    translate = space.translate
 
     def collecting(address: int, size: int, access: int) -> object:
         grant = translate(address, size, access)
@@ -262,11 +298,11 @@ def test_a_token_collected_inside_an_access_is_settled_after_it(bti: pf.Bti, vmo
     gc.disable()
     try:
         del cycle, victim
-        space.translate = collecting  # type: ignore[attr-defined]
+        space.translate = collecting
         assert bti.master().read(int(keeper.addrs[0]), 1) == b"\0"
     finally:
         gc.enable()
-        del space.translate  # type: ignore[attr-defined]
+        del space.translate
     fault = fault_of(lambda: bti.master().read(victim_at, 1))
     assert fault.reason is pf.FaultReason.REVOKED
     assert bti.statistics().quarantined == 1
@@ -349,7 +385,28 @@ def test_the_stub_stops_what_no_memory_is_behind(stub: pf.Iommu) -> None:
         fault_of(lambda: master.copy(addresses[0], addresses[1], 8))
 
 
-def test_a_run_across_frames_of_different_objects(stub: pf.Iommu, process: pf.Process) -> None:
+def test_an_access_that_crosses_a_page_of_scattered_memory(
+    stub: pf.Iommu, process: pf.Process
+) -> None:
+    """The next address is some other page of the object, or of none; never simply the next page."""
+    with stub, stub.initiator(1) as bti, pf.Vmo(16 * PAGE) as vmo:
+        vmo.write(b"".join(bytes([65 + page]) * PAGE for page in range(16)))
+        with bti.pin(vmo, perms=READ | WRITE) as pmt:
+            at = {int(address): page for page, address in enumerate(pmt.addrs)}
+            crossed = 0
+            for address, page in at.items():
+                neighbour = at.get(address + PAGE)
+                if neighbour is None:
+                    late(bti.master(), address + PAGE)
+                    continue
+                crossed += 1
+                assert neighbour != page + 1
+                want = bytes([65 + page, 65 + neighbour])
+                assert bti.master().read(address + PAGE - 1, 2) == want
+            assert crossed > 8
+
+
+def test_a_run_within_a_contiguous_object(stub: pf.Iommu, process: pf.Process) -> None:
     """Physical memory does not know objects: an access moves across them, page by page."""
     with stub, stub.initiator(1) as bti, pf.Vmo.contiguous(bti, 2 * PAGE) as vmo:
         vmo.write(b"x" * 2 * PAGE)

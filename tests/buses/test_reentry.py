@@ -124,4 +124,4 @@ def test_addresses_may_be_numpy_integers(any_bus: pf.Iommu, vmo: pf.Vmo) -> None
         with pytest.raises(DmaFault):
             master.read(np.uint64(2**64 - 1), 2)
         with pytest.raises(TypeError):
-            master.read(1.5, 1)  # type: ignore[arg-type]
+            master.read(1.5, 1)  # type: ignore[arg-type]  # the mistake
