@@ -184,7 +184,8 @@ class BusMaster(Protocol):
     """A software device's port: it reaches memory by device address and in no other way.
 
     Every access is checked whole before its first byte moves. What is stopped is recorded and
-    raises `DmaFault`; a device model catches that and does what its hardware would.
+    raises `DmaFault`; a device model catches that and does what its hardware would. `HostError`
+    means that the memory itself failed, which no device can handle: a file behind it was cut.
     """
 
     @property

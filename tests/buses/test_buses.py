@@ -65,7 +65,7 @@ def test_the_contract_notices_a_bus_that_tears_writes() -> None:
                 try:
                     return translate(address, size, access)
                 except DmaFault:
-                    found = space._space.blocks.find(address)
+                    found = space._space.blocks.find(address)  # noqa: SLF001 - a bus of our own
                     if found is not None and found[2].perms & access & int(WRITE):
                         found[2].pinned.write_from(memoryview(b"t"), address - found[0])
                     raise

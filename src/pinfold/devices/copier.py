@@ -249,6 +249,7 @@ class Copier(Registers):
             self._base % DESCRIPTOR.size
             or not 2 <= size <= LARGEST_RING
             or not is_power_of_two(size)
+            or self._head >= size  # the ring has been made smaller under it
         ):
             self._stop(Code.BAD_RING, 0)
         elif self._tail >= size:
