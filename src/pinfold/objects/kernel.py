@@ -3,8 +3,8 @@
 # Koids, the ledger of pins and its limit, the simulated physical address map, and the registry of
 # live objects. There is a default one; a test makes its own and shares nothing with another test.
 #
-# The lock is the first in the order of locks (memory/locks.py). It is held for books, never while
-# the host commits or locks memory.
+# The lock is the first in the order of locks (memory/locks.py). It is held for books and for short
+# reads and writes, never while the host commits or locks memory for a caller.
 from __future__ import annotations
 
 import os

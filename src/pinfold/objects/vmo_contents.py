@@ -54,8 +54,12 @@ class VmoContents(Handle[VmoObject]):
         if size is None:
             size = max(self.object.size - offset, 0)
         with self._entry.process.kernel.lock:
-            self._readable(offset, index(size))  # before a buffer of that size is made
-        data = bytearray(size)
+            # Checked before a buffer of that size is made.
+            target = self._readable(offset, index(size))
+            data = bytearray(size)
+            if _is_short(target, size):
+                target.pages.read_into(memoryview(data), offset)
+                return bytes(data)
         self.read_into(data, offset)
         return bytes(data)
 
