@@ -10,19 +10,20 @@ import os
 import sys
 import sysconfig
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from time import perf_counter
 from typing import Any, Final
 
-from pinfold import sites
 from pinfold.bus import Fault
+from pinfold.cli.text import counted, fault_text, sized
 from pinfold.devices.copier import Copier
 from pinfold.devices.edu import Edu
 from pinfold.drivers.copier import CopierDriver
 from pinfold.drivers.edu import EduDriver
 from pinfold.errors import BadState
+from pinfold.host import probe
 from pinfold.objects.bti import Bti
 from pinfold.objects.iommu import Iommu, open_bus
 from pinfold.objects.kernel import Kernel
@@ -30,7 +31,7 @@ from pinfold.objects.pmt import Pmt
 from pinfold.objects.process import Process
 from pinfold.objects.vmo import Vmo
 from pinfold.rights import Perm, describe_perms
-from pinfold.units import KIB, MIB, PAGE_SIZE, human_size
+from pinfold.units import KIB, MIB, PAGE_SIZE, human_size, page_count, page_up
 
 EDU_SHARE: Final = 256 * KIB
 """Bytes that go through edu, whose own memory is 4 KiB and which moves 2 KiB at a time."""
@@ -39,7 +40,11 @@ CHUNK: Final = 4 * MIB
 
 
 class UnusableFile(ValueError):
-    """The file that was named cannot be moved."""
+    """The file that was named cannot be moved; nothing was started."""
+
+
+class FileChanged(RuntimeError):
+    """The file did not stay as it was, so there is nothing to compare memory with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,25 +117,37 @@ def run(path: Path | None, bus_name: str) -> DemoReport:
       bus_name: ``sim`` or ``stub``.
 
     Raises:
-      UnusableFile: it cannot be read, or is empty.
-      What pinning it raises: NoMemory, for one that does not fit.
+      UnusableFile: it cannot be read, is empty, or does not fit in memory twice.
+      FileChanged: it changed while it was being read.
+      What pinning it raises: NoMemory, where other programs were faster.
     """
     path = path or default_file()
     try:
         size = path.stat().st_size
         if not path.is_file() or not size:
             raise UnusableFile(f"{path} is empty or no regular file")
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise UnusableFile(f"{path}: {error.strerror}") from error
+    # Before the first byte is read: 40 GiB take a minute, and to fill memory ends some process.
+    needed, available = 2 * page_up(size), probe.available_memory()
+    if needed > available:
+        raise UnusableFile(
+            f"{path} and its copy need {human_size(needed)} of memory, "
+            f"and {human_size(available)} is available"
+        )
+    hashed = hashlib.sha256()
+    for data in _contents(path, size):
+        hashed.update(data)
 
     kernel = Kernel()
     process = Process(kernel, name="demo")
-    with process, open_bus(bus_name) as iommu:
-        report = DemoReport(str(path), size, digest, bus_name, iommu.limits.isolates)
-        _Demo(iommu, path, size, report).run()
-    process.exit()
+    try:
+        with process, open_bus(bus_name) as iommu:
+            isolates = iommu.limits.isolates
+            report = DemoReport(str(path), size, hashed.hexdigest(), bus_name, isolates)
+            _Demo(iommu, path, size, report).run()
+    finally:
+        process.exit()
     statistics = kernel.statistics()
     report.peak_pinned_bytes = statistics.ledger.peak_bytes
     report.left = {
@@ -139,6 +156,23 @@ def run(path: Path | None, bus_name: str) -> DemoReport:
         "leaks": statistics.leaks,
     }
     return report
+
+
+def _contents(path: Path, size: int) -> Iterator[bytes]:
+    """The bytes of a file, which are ``size``: a file in sysfs says 4096 and has what it likes."""
+    changed = f"{path} changed while it was being read: {counted(size, 'byte')} at first, then "
+    done = 0
+    try:
+        with path.open("rb") as file:
+            while data := file.read(CHUNK):
+                done += len(data)
+                if done > size:
+                    raise FileChanged(f"{changed}more")
+                yield data
+    except OSError as error:
+        raise UnusableFile(f"{path}: {error.strerror}") from error
+    if done < size:
+        raise FileChanged(f"{changed}{done}")
 
 
 class _Demo:
@@ -165,14 +199,14 @@ class _Demo:
             ):
                 self._step("load the file into a memory object", lambda: self._load(source))
                 self._step(
-                    f"edu, a 28-bit device, moves its first {human_size(self._share)}",
+                    f"edu, a 28-bit device, moves {sized(self._share)} of it",
                     lambda: self._by_edu(edu_driver, edu_bti, source, target),
                 )
                 self._step(
                     "a scatter-gather engine moves all of it",
                     lambda: self._by_copier(copier, copier_bti, source, target),
                 )
-                self._wall(edu_driver, edu_bti, source)
+                self._wall(edu_driver, edu_bti)
 
     # The job ------------------------------------------------------------------------------------
 
@@ -181,14 +215,17 @@ class _Demo:
         return min(self.size, EDU_SHARE)
 
     def _load(self, source: Vmo) -> tuple[bool, str]:
-        with self.path.open("rb") as file:
-            at = 0
-            while data := file.read(CHUNK):
-                source.write(data, at)
-                at += len(data)
+        source.commit()  # asks the host first: a write past its memory would end some process
+        loaded, at = hashlib.sha256(), 0
+        for data in _contents(self.path, self.size):
+            source.write(data, at)
+            loaded.update(data)
+            at += len(data)
+        if loaded.hexdigest() != self.report.sha256:
+            raise FileChanged(f"{self.path} changed while it was being read: its bytes are others")
         good = _digest(source, self.size) == self.report.sha256
-        pages = source.size // PAGE_SIZE
-        return good, f"{human_size(self.size)} in {pages} pages, SHA-256 as on disk"
+        pages = counted(page_count(self.size), "page")
+        return good, f"{sized(self.size)} in {pages}, SHA-256 {_verdict(good)}"
 
     def _by_edu(self, driver: EduDriver, bti: Bti, source: Vmo, target: Vmo) -> tuple[bool, str]:
         share = -(-self._share // PAGE_SIZE) * PAGE_SIZE
@@ -199,7 +236,11 @@ class _Demo:
             transfers = driver.transfer(reading, writing, self._share)
             highest = int(max(reading.addrs.max(), writing.addrs.max()))
         good = _digest(source, self._share) == _digest(target, self._share)
-        return good, f"{transfers} DMA transfers, no address above {highest:#x}, SHA-256 equal"
+        moved = counted(transfers, "DMA transfer")
+        return (
+            good,
+            f"{moved}, no page above {highest:#x}, SHA-256 {'equal' if good else 'differs'}",
+        )
 
     def _by_copier(
         self, driver: CopierDriver, bti: Bti, source: Vmo, target: Vmo
@@ -216,14 +257,17 @@ class _Demo:
                 self._list_objects(source, target, times)
         good = _digest(target, self.size) == self.report.sha256
         rate = human_size(int(self.size / took))
-        return good, f"{done.descriptors} descriptor(s), {rate}/s, SHA-256 as on disk"
+        work = counted(done.descriptors, "descriptor")
+        return good, f"{work}, {rate}/s, SHA-256 {_verdict(good)}"
 
     def _list_objects(self, source: Vmo, target: Vmo, pins: dict[Pmt, float]) -> None:
         """The objects as they stand while the pins are live; ``pins`` with the time each took."""
         rows = self.report.objects
         for vmo in (source, target):
             facts = vmo.statistics()
-            note = f"{human_size(facts.committed)} committed, {human_size(facts.pinned)} pinned"
+            note = "all committed and pinned"
+            if not facts.committed == facts.pinned == facts.size:
+                note = f"{human_size(facts.committed)} committed, {human_size(facts.pinned)} pinned"
             rows.append(
                 ObjectRow("vmo", facts.name, facts.size, facts.pins, facts.handles, note, None)
             )
@@ -234,55 +278,53 @@ class _Demo:
                 None,
                 len(bti.pins),
                 bti.handle_count,
-                f"initiator {bti.space.initiator:#x}, {bti.space.address_bits} address bits",
+                f"device {bti.space.initiator:#x}, {bti.space.address_bits}-bit",
                 None,
             )
             rows.append(row)
         for pmt, seconds in pins.items():
             pin = pmt.statistics()
             first = pmt.extents.first
-            note = (
-                f"{describe_perms(int(pin.perms))} at {first:#x}, {pin.extents} extent(s), "
-                f"anchor {pin.anchor.value}"
-            )
+            perms = describe_perms(int(pin.perms))
+            note = f"{perms} at {first:#x}"
+            if pin.extents > 1:
+                note = f"{perms}, {counted(pin.extents, 'extent')}"
             name = pmt.object.vmo.name
             handles = pmt.object.handle_count
             rows.append(ObjectRow("pmt", name, pin.size, 1, handles, note, seconds))
 
     # The wall -----------------------------------------------------------------------------------
 
-    def _wall(self, driver: EduDriver, bti: Bti, source: Vmo) -> None:
+    def _wall(self, driver: EduDriver, bti: Bti) -> None:
         """Four ways a driver goes wrong. With an IOMMU each is stopped and on record."""
-        held = self.report.isolates
         with Vmo(PAGE_SIZE, name="page") as page:
             page.write(b"keep out" * (PAGE_SIZE // 8))
             before = page.read()
             driver.store(b"STRAY!!!")
 
+            def written() -> bool:
+                return page.read() != before
+
             pmt = bti.pin(page, perms=Perm.READ)
             at = int(pmt.addrs[0])
             self._attempt(
-                "the device writes to memory granted for reading",
+                "write to memory granted for reading",
                 lambda: driver.copy_from_device(at, 8),
-                lambda: (page.read() == before) is held,
+                written,
             )
             self._attempt(
-                "the device reads the byte past the end of its grant",
+                "read past the end of the grant",
                 lambda: driver.copy_to_device(at + PAGE_SIZE, 1),
-                lambda: True,  # without an IOMMU, whatever memory is there
+                # edu reads zeros where it is stopped; without an IOMMU it reads what is there.
+                lambda: not self.report.isolates or driver.load(1) != bytes(1),
             )
             pmt.unpin()
             page.write(before)
-            self._attempt(
-                "the device writes after unpin",
-                lambda: driver.copy_from_device(at, 8),
-                lambda: (page.read() == before) is held,
-            )
+            self._attempt("write after unpin", lambda: driver.copy_from_device(at, 8), written)
             page.write(before)
-            self._step("a token is dropped without unpin", lambda: self._drop(bti, page), wall=True)
-        del source
+            self._step("drop a token without unpin", lambda: self._drop(bti, page), wall=True)
 
-    def _attempt(self, title: str, access: Callable[[], None], good: Callable[[], bool]) -> None:
+    def _attempt(self, title: str, access: Callable[[], None], moved: Callable[[], bool]) -> None:
         """One stray access: what the bus made of it, and what is in memory afterwards."""
         faults = self.iommu.faults
         total = faults.total
@@ -290,14 +332,19 @@ class _Demo:
         access()
         took = perf_counter() - start
         fault: Fault | None = faults[-1] if faults.total > total else None
-        if self.report.isolates:
-            ok = fault is not None and good()
-            result = "stopped, not a byte moved" if ok else "NOT STOPPED"
+        isolates = self.report.isolates
+        if fault is None:
+            through = moved()
+            ok = through and not isolates
+            result = "went through" if through else "not on record, yet nothing moved"
+            result += "" if isolates else ": no IOMMU"
+        elif isolates:
+            ok = not moved()
+            result = "stopped, not a byte moved" if ok else "on record, yet bytes moved"
         else:
-            ok = good()
-            result = "went through: this bus has no IOMMU" if fault is None else "no memory there"
-        text = None if fault is None else _short(fault)
-        self.report.wall.append(Step(title, ok, result, took, text))
+            ok, result = True, "no memory at that address"
+        text = None if fault is None else fault_text(fault)
+        self.report.wall.append(Step(title, ok, result if ok else f"WRONG: {result}", took, text))
 
     def _drop(self, bti: Bti, page: Vmo) -> tuple[bool, str]:
         """Drop a token: quarantine holds the pages until the driver says the device is quiet."""
@@ -311,7 +358,7 @@ class _Demo:
         page.decommit()
         ok = quarantined and refused and released
         return ok, (
-            "quarantined: pages held, new pins refused; then released"
+            "quarantined, pins refused; released"
             if ok
             else f"quarantined {quarantined}, refused {refused}, released {released}"
         )
@@ -331,6 +378,10 @@ def _digest(vmo: Vmo, size: int) -> str:
     return total.hexdigest()
 
 
+def _verdict(good: bool) -> str:  # noqa: FBT001 - the answer to one question
+    return "as on disk" if good else "NOT as on disk"
+
+
 def _refuses(act: Callable[[], object]) -> bool:
     """True when the call says that the state is wrong for it."""
     try:
@@ -338,14 +389,3 @@ def _refuses(act: Callable[[], object]) -> bool:
     except BadState:
         return True
     return False
-
-
-def _short(fault: Fault) -> str:
-    """A fault record in two lines, with base names for paths."""
-    text = f"fault {fault.number}: device {fault.initiator:#x}, "
-    text += f"{describe_perms(fault.access).lower()} of {fault.size} at {fault.address:#x}"
-    nearest = fault.nearest
-    if nearest is not None:
-        text += f", nearest {nearest.what} {nearest.range}"
-    text += f"\n{fault.detail}"
-    return text.replace(os.path.dirname(sites.__file__) + os.sep, "")

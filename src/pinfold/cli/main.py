@@ -1,12 +1,21 @@
 # The ``pinfold`` command. Each subcommand does its work in a module of its own and returns a
 # record; here are only arguments, output and the exit status.
 #
-# Exit status: 0 when everything was as it should be, 1 when it was not, 2 for a usage error.
+# Exit status:
+#
+#   0  everything was as it should be
+#   1  it was started, and something was not: a step, the host, a file that changed, the output
+#   2  nothing was started: a usage error, or a file that cannot be read or does not fit in memory
 from __future__ import annotations
 
 import enum
+import errno
 import json
+import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, NoReturn
 
@@ -35,8 +44,20 @@ class BusName(enum.StrEnum):
     STUB = "stub"
 
 
+def _show_version(wanted: bool) -> None:  # noqa: FBT001 - typer passes the option's value
+    if wanted:
+        typer.echo(f"pinfold {version('pinfold')}")
+        raise typer.Exit
+
+
 @app.callback()
-def _main() -> None:
+def _main(
+    *,
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version."),
+    ] = False,
+) -> None:
     """Memory objects, pinned pages and device access."""
 
 
@@ -56,13 +77,14 @@ def demo(
 ) -> None:
     """Move a real file by device DMA through pinned pages, and show the wall holding.
 
-    Exits with 0 only if every step did what it should.
+    Exits with 0 only if every step did what it should, and with 2 if it could not be started: no
+    such file, or one that does not fit in memory twice.
     """
     try:
         report = demo_job.run(file, bus.value)
     except demo_job.UnusableFile as error:
         _give_up(str(error), 2)
-    except PinfoldError as error:
+    except (demo_job.FileChanged, PinfoldError) as error:
         _give_up(str(error), 1)
     if as_json:
         typer.echo(json.dumps(report.as_dict(), indent=2))
@@ -76,9 +98,30 @@ def _give_up(message: str, status: int) -> NoReturn:
     raise typer.Exit(status)
 
 
+@contextmanager
+def _delivered() -> Iterator[None]:
+    """Output that cannot be written ends the command with 1: in one line, or none if nobody reads.
+
+    The job has no OSError of its own: what the host and the file system say is translated.
+    """
+    try:
+        try:
+            yield
+        finally:
+            if sys.stdout is not None:  # None where the command was started without one
+                sys.stdout.flush()
+    except OSError as error:
+        # What is still buffered would fail once more at exit, with a message of the interpreter's.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if error.errno != errno.EPIPE:
+            typer.echo(f"pinfold: cannot write the output: {error.strerror}", err=True)
+        sys.exit(1)
+
+
 def run() -> None:
     """The entry point."""
-    app()
+    with _delivered():
+        app()
 
 
 if __name__ == "__main__":
