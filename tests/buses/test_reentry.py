@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 import pinfold as pf
-from pinfold.errors import DmaFault
+from pinfold.errors import BadState, DmaFault
 from pinfold.host import mm
+from pinfold.objects.initiator import BtiObject
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -125,3 +126,71 @@ def test_addresses_may_be_numpy_integers(any_bus: pf.Iommu, vmo: pf.Vmo) -> None
             master.read(np.uint64(2**64 - 1), 2)
         with pytest.raises(TypeError):
             master.read(1.5, 1)  # type: ignore[arg-type]  # the mistake
+
+
+class Finalised:
+    """Garbage with a `__del__` of its user's, which the collector runs wherever it likes."""
+
+    def __init__(self, act: Callable[[], None]) -> None:
+        self.act = act
+        self.itself = self
+
+    def __del__(self) -> None:
+        self.act()
+
+
+def test_a_users_finaliser_may_close_a_handle_inside_a_pin(
+    bti: pf.Bti, vmo: pf.Vmo, collecting: Callable[[Any, str], None], kernel: pf.Kernel
+) -> None:
+    """The kernel's lock is held by this very thread: it is closed right after the pin."""
+    other = pf.Vmo(PAGE)
+    before = kernel.statistics().objects
+    seen: list[bool] = []
+
+    def close() -> None:
+        other.close()
+        other.close()
+        seen.append(other.closed)
+
+    Finalised(close)
+    collecting(BtiObject, "grant")
+    with bti.pin(vmo, perms=READ) as pmt:
+        assert (seen, other.closed) == ([False], True)
+        assert bti.master().read(int(pmt.addrs[0]), 1) == b"\0"
+    assert kernel.statistics().objects == before - 1
+
+
+def test_a_users_finaliser_may_do_nothing_else_inside_a_pin(
+    bti: pf.Bti, vmo: pf.Vmo, collecting: Callable[[Any, str], None], kernel: pf.Kernel
+) -> None:
+    """Half of the pin is done: any other call there would meet books that do not add up."""
+    held = bti.pin(vmo, perms=READ)
+    calls: list[Callable[[], object]] = [
+        vmo.read,
+        lambda: vmo.write(b"x"),
+        vmo.decommit,
+        vmo.duplicate,
+        vmo.view,
+        vmo.statistics,
+        held.unpin,
+        bti.release_quarantine,
+        lambda: bti.pin(vmo, perms=READ),
+        lambda: pf.Vmo(PAGE),
+        kernel.statistics,
+    ]
+    refused: list[str] = []
+
+    def try_all() -> None:
+        for call in calls:
+            try:
+                call()
+            except BadState as error:
+                refused.append(str(error.remedy))
+
+    Finalised(try_all)
+    collecting(BtiObject, "grant")
+    bti.pin(vmo, perms=READ).unpin()
+    assert len(refused) == len(calls)
+    assert all("outside" in remedy for remedy in refused)
+    assert vmo.pin_count() == 1
+    held.unpin()

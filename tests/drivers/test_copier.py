@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -20,23 +19,10 @@ from pinfold.errors import (
     OutOfRange,
     WrongType,
 )
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
+from tests.drivers.moving import expected, moved
 
 P = pf.PAGE_SIZE
 READ, WRITE = pf.Perm.READ, pf.Perm.WRITE
-
-
-@pytest.fixture
-def engine(device_bti: pf.Bti) -> Copier:
-    return Copier(device_bti.master())
-
-
-@pytest.fixture
-def driver(engine: Copier, device_bti: pf.Bti) -> Iterator[CopierDriver]:
-    with CopierDriver(engine, device_bti) as made:
-        yield made
 
 
 def filled(pages: int) -> bytes:
@@ -70,24 +56,11 @@ def test_copy_moves_any_bytes_to_any_place(
     size: int,
 ) -> None:
     data = filled(40)
-    with pf.Vmo(40 * P) as source, pf.Vmo(40 * P) as destination:
-        source.write(data)
-        destination.write(b"\xee" * (40 * P))
-        with (
-            device_bti.pin(source, perms=READ) as taken,
-            device_bti.pin(destination, perms=WRITE) as given,
-        ):
-            report = driver.copy(
-                given,
-                taken,
-                size,
-                source_offset=source_offset,
-                destination_offset=destination_offset,
-            )
-        found = destination.read()
-    expected = bytearray(b"\xee" * (40 * P))
-    expected[destination_offset : destination_offset + size] = data[source_offset:][:size]
-    assert found == expected
+    offsets = {"source_offset": source_offset, "destination_offset": destination_offset}
+    found, report = moved(
+        device_bti, data, lambda taken, given: driver.copy(given, taken, size, **offsets)
+    )
+    assert found == expected(data, source_offset, destination_offset, size)
     assert report.bytes_moved == engine.statistics().bytes_moved == size
     assert report.descriptors == engine.statistics().descriptors
     assert len(any_bus.faults) == 0
@@ -96,7 +69,7 @@ def test_copy_moves_any_bytes_to_any_place(
 def test_as_few_descriptors_as_the_extents_allow(process: pf.Process) -> None:
     """One where a bus gives one run; one a page where no two pages follow each other."""
     del process
-    for name, expected in (("sim", 1), ("stub", 64)):
+    for name, fewest in (("sim", 1), ("stub", 64)):
         with (
             pf.open_bus(name) as iommu,
             iommu.initiator(0x10) as bti,
@@ -106,7 +79,7 @@ def test_as_few_descriptors_as_the_extents_allow(process: pf.Process) -> None:
             bti.pin(destination, perms=WRITE) as given,
             CopierDriver(Copier(bti.master()), bti) as driver,
         ):
-            assert driver.copy(given, taken).descriptors == expected
+            assert driver.copy(given, taken).descriptors == fewest
             shifted = driver.copy(given, taken, 63 * P, destination_offset=100)
             assert shifted.descriptors == (1 if name == "sim" else 2 * 63)
 

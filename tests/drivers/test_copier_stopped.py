@@ -18,22 +18,11 @@ from pinfold.errors import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
 P = pf.PAGE_SIZE
 READ, WRITE = pf.Perm.READ, pf.Perm.WRITE
 NEVER = 1 << 40
-
-
-@pytest.fixture
-def engine(device_bti: pf.Bti) -> Copier:
-    return Copier(device_bti.master())
-
-
-@pytest.fixture
-def driver(engine: Copier, device_bti: pf.Bti) -> Iterator[CopierDriver]:
-    with CopierDriver(engine, device_bti) as made:
-        yield made
 
 
 class Watched(Copier):

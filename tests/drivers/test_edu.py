@@ -12,6 +12,7 @@ from pinfold.devices.edu import Edu
 from pinfold.drivers.edu import CHUNK, DMA_DONE, FACTORIAL_DONE, USABLE, EduDriver
 from pinfold.drivers.mmio import DeviceFailed, DeviceTimeout
 from pinfold.errors import BadState, InvalidArgs, NotSupported, OutOfRange, OutOfReach
+from tests.drivers.moving import expected, moved
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -162,24 +163,11 @@ def test_transfer_moves_any_bytes_to_any_place(
 ) -> None:
     """On `stub` no two pages follow each other: a chunk across a border would go astray."""
     data = random.Random(size).randbytes(8 * P)
-    with pf.Vmo(8 * P) as source, pf.Vmo(8 * P) as destination:
-        source.write(data)
-        destination.write(b"\xee" * (8 * P))
-        with (
-            device_bti.pin(source, perms=READ) as taken,
-            device_bti.pin(destination, perms=WRITE) as given,
-        ):
-            count = driver.transfer(
-                taken,
-                given,
-                size,
-                source_offset=source_offset,
-                destination_offset=destination_offset,
-            )
-        found = destination.read()
-    expected = bytearray(b"\xee" * (8 * P))
-    expected[destination_offset : destination_offset + size] = data[source_offset:][:size]
-    assert found == expected
+    offsets = {"source_offset": source_offset, "destination_offset": destination_offset}
+    found, count = moved(
+        device_bti, data, lambda taken, given: driver.transfer(taken, given, size, **offsets)
+    )
+    assert found == expected(data, source_offset, destination_offset, size)
     assert len(any_bus.faults) == 0
     assert driver.statistics().bytes_moved == 2 * size
     assert driver.statistics().transfers == edu.statistics().transfers == count

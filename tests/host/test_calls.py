@@ -1,4 +1,4 @@
-"""The seam: declared argument types, injected failures, and a GIL that is let go."""
+"""The seam: declared argument types, ranges that nothing cuts, injected failures."""
 
 from __future__ import annotations
 
@@ -10,8 +10,6 @@ import inspect
 import mmap
 import os
 import re
-import sys
-import threading
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -19,7 +17,7 @@ import pytest
 
 from pinfold.host import abi, calls, mm, probe
 from pinfold.testing import HostCalls
-from pinfold.units import MIB, PAGE_SIZE, HostVa
+from pinfold.units import PAGE_SIZE, HostVa
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -97,106 +95,70 @@ def test_an_offset_above_32_bits_arrives_whole() -> None:
         calls.close(fd)
 
 
-# The GIL -----------------------------------------------------------------------------------------
+# Ranges -----------------------------------------------------------------------------------------
+
+WHOLE: Final = 1 << 64
 
 
-@pytest.fixture
-def handover() -> Iterator[Callable[[Callable[[], object]], bool]]:
-    """Says whether another thread gets to run while a function runs.
+@pytest.mark.parametrize(
+    ("above", "length"),
+    [
+        (WHOLE, PAGE_SIZE),
+        (WHOLE, 0),
+        (-WHOLE, PAGE_SIZE),
+        (0, WHOLE + PAGE_SIZE),
+        (0, WHOLE),
+        (0, PAGE_SIZE - WHOLE),
+        (0, -1),
+    ],
+)
+def test_a_range_that_c_would_cut_is_refused(above: int, length: int, page: HostVa) -> None:
+    """ctypes keeps 64 bits of an int and drops the others without a word.
 
-    With a switch interval of an hour, no thread is ever made to give the GIL up. The other thread
-    waits for it; so it runs if, and only if, the function lets it go.
+    All but the last of these are good ranges once they are cut. None of the calls is made.
     """
-    start, ran = threading.Semaphore(0), threading.Event()
-    over = False
-
-    def other() -> None:
-        while True:
-            start.acquire()
-            if over:
-                return
-            ran.set()
-
-    thread = threading.Thread(target=other)
-    former = sys.getswitchinterval()
-    thread.start()
-    sys.setswitchinterval(3600)
-
-    def hands_over(function: Callable[[], object]) -> bool:
-        ran.clear()
-        start.release()
-        early = ran.is_set()
-        function()
-        return ran.is_set() and not early
-
-    yield hands_over
-    sys.setswitchinterval(former)
-    over = True
-    start.release()
-    thread.join()
+    address, data = page + above, bytes(PAGE_SIZE)
+    acts: list[Callable[[], object]] = [
+        lambda: calls.mmap(address, length, READ_WRITE, PRIVATE, -1, 0),
+        lambda: calls.munmap(address, length),
+        lambda: calls.mprotect(address, length, READ_WRITE),
+        lambda: calls.madvise(address, length, abi.MADV_DONTNEED),
+        lambda: calls.mlock(address, length),
+        lambda: calls.munlock(address, length),
+        lambda: calls.mincore(address, length, 1),
+        lambda: calls.process_vm_read(os.getpid(), address, length),
+    ]
+    if above:
+        acts.append(lambda: calls.process_vm_write(os.getpid(), address, data))
+    for act in acts:
+        with HostCalls() as seen, pytest.raises(OSError, match="Invalid argument") as caught:
+            act()
+        assert (caught.value.errno, seen.names) == (errno.EINVAL, [])
 
 
-LONG: Final = 32 * MIB
-TURNS: Final = 200
-"""A call may end before the other thread is awake; that it never is awake in time is unlikely."""
+def test_a_range_that_ends_beyond_every_address_is_refused() -> None:
+    """It would wrap around to the first ones."""
+    with pytest.raises(OSError, match="Invalid argument"):
+        calls.munmap(WHOLE - PAGE_SIZE, 2 * PAGE_SIZE)
 
 
-def test_the_handover_fixture_sees_a_call_that_keeps_the_gil(
-    handover: Callable[[Callable[[], object]], bool],
-) -> None:
-    """`ctypes.PyDLL` keeps it: the other thread never runs, however long the call is."""
-    keeping: Any = ctypes.PyDLL(None).memset
-    keeping.argtypes = (ctypes.c_void_p, ctypes.c_int, ctypes.c_size_t)
-    address = private(LONG)
-    assert not any(handover(lambda: keeping(address, 1, LONG)) for _ in range(5))
-    mm.unmap(address, LONG)
-
-
-@pytest.mark.parametrize("name", ["populate_write", "populate_read", "lock", "resident"])
-def test_a_long_call_on_memory_lets_the_gil_go(
-    name: str, handover: Callable[[Callable[[], object]], bool]
-) -> None:
-    """A commit of many GiB takes seconds; the other threads of a driver must not stand still."""
-    call = getattr(mm, name)
-    fd = mm.create_memfd("gil", LONG)
-    done = False
-    for _ in range(TURNS):
-        address = mm.map_shared(fd, 0, LONG, READ_WRITE)
-        done = handover(lambda address=address: call(address, LONG))  # type: ignore[misc]
-        mm.unmap(address, LONG)
-        mm.punch(fd, 0, LONG)
-        if done:
-            break
-    calls.close(fd)
-    assert done
-
-
-@pytest.mark.parametrize("name", ["memset", "memmove", "fallocate", "munmap", "pwrite", "preadv"])
-def test_a_long_call_lets_the_gil_go(
-    name: str, handover: Callable[[Callable[[], object]], bool]
-) -> None:
-    fd = mm.create_memfd("gil", LONG)
-    buffer = memoryview(bytearray(LONG))
-    done = False
-    for _ in range(TURNS):
-        address = private(LONG)
-        calls.memset(address, 1, LONG)
-        acts: dict[str, Callable[[], object]] = {
-            "memset": lambda a=address: calls.memset(a, 2, LONG),  # type: ignore[misc]
-            "memmove": lambda a=address: calls.memmove(a, a + LONG // 2, LONG // 2),  # type: ignore[misc]
-            "fallocate": lambda: calls.fallocate(fd, 0, 0, LONG),
-            "munmap": lambda a=address: calls.munmap(a, LONG),  # type: ignore[misc]
-            "pwrite": lambda: calls.pwrite(fd, buffer, 0),
-            "preadv": lambda: calls.preadv(fd, buffer, 0),
-        }
-        done = handover(acts[name])
-        if name != "munmap":
-            mm.unmap(address, LONG)
-        mm.punch(fd, 0, LONG)
-        if done:
-            break
-    calls.close(fd)
-    assert done
+@pytest.mark.parametrize(
+    ("offset", "length"), [(-1, 1), (1 << 63, 1), (WHOLE, 1), (0, -1), (0, 1 << 63), (0, WHOLE + 1)]
+)
+def test_an_offset_that_c_would_cut_is_refused(offset: int, length: int) -> None:
+    """A file offset has 63 bits. Nothing is punched, and nothing is mapped."""
+    fd = mm.create_memfd("offsets", 2 * PAGE_SIZE)
+    try:
+        calls.pwrite(fd, b"kept", 0)
+        with HostCalls() as seen, pytest.raises(OSError, match="Invalid argument") as caught:
+            mm.punch(fd, offset, length)
+        assert (caught.value.errno, seen.names) == (errno.EINVAL, [])
+        if length == 1:
+            with pytest.raises(OSError, match="Invalid argument"):
+                mm.map_shared(fd, offset, PAGE_SIZE, abi.PROT_READ)
+        assert calls.pread(fd, 4, 0) == b"kept"
+    finally:
+        calls.close(fd)
 
 
 # Injected failures -------------------------------------------------------------------------------

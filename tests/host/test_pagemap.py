@@ -9,12 +9,14 @@ import pytest
 
 from pinfold.errors import NotFound
 from pinfold.host import abi, calls, mm, pagemap, probe
-from pinfold.testing import FailNth
+from pinfold.testing import FailNth, HostCalls
 from pinfold.units import PAGE_SIZE, HostVa
 from tests.programs import run
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
+
+    from numpy.typing import NDArray
 
 PAGES = 64
 SIZE = PAGES * PAGE_SIZE
@@ -78,6 +80,17 @@ def test_the_present_bit_is_set_where_memory_was_touched(memory: HostVa) -> None
 def test_addresses_above_those_of_processes_have_no_entries() -> None:
     with pytest.raises(NotFound):
         pagemap.entries(HostVa(1 << 63), PAGE_SIZE)
+
+
+@pytest.mark.parametrize("ask", [pagemap.entries, pagemap.frames])
+def test_no_pages_have_no_entries_and_no_frames(
+    ask: Callable[[HostVa, int], NDArray[np.uint64]], memory: HostVa
+) -> None:
+    """Nor is the kernel asked, to which the question would need privileges."""
+    with HostCalls() as seen:
+        found = ask(memory, 0)
+    assert found.dtype == np.uint64
+    assert (len(found), seen.names) == (0, [])
 
 
 def test_a_hidden_frame_is_an_error_and_not_address_0() -> None:

@@ -144,3 +144,34 @@ def test_the_parents_lock_is_its_own() -> None:
         assert not kernel.lost
         vmo.write(b"on")
     process.exit()
+
+
+def test_a_childs_device_does_not_reach_the_parents_memory() -> None:
+    """The port was made before the fork; the parent unpins, and the page may be anybody's."""
+    run("""
+        for name in ("sim", "stub"):
+            with pf.open_bus(name) as other, other.initiator(2) as device, pf.Vmo(PAGE) as target:
+                token = device.pin(target, perms=RW)
+                port, to = device.master(), int(token.addrs[0])
+                unpinned, tell = os.pipe()
+                pid = os.fork()
+                if pid == 0:
+                    os.close(tell)
+                    try:
+                        os.read(unpinned, 1)
+                        refused(lambda: port.write(to, b"stray"))
+                        refused(lambda: port.read(to, 5))
+                        refused(lambda: port.fetch(to, 5))
+                        refused(lambda: port.read_into(to, memoryview(bytearray(5))))
+                        refused(lambda: port.copy(to, to + 64, 5))
+                    except BaseException as error:
+                        print("child:", name, repr(error), flush=True)
+                        os._exit(1)
+                    os._exit(0)
+                os.close(unpinned)
+                token.unpin()
+                os.write(tell, b"!")
+                assert os.waitpid(pid, 0)[1] == 0
+                os.close(tell)
+                assert target.read() == bytes(PAGE)
+    """)

@@ -2,13 +2,29 @@
 
 from __future__ import annotations
 
-from typing import Any
+import asyncio
+import copy
+import pickle
+import threading
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 import pinfold as pf
-from pinfold.errors import AccessDenied, BadHandle, BadState, InvalidArgs, NotFound, WrongType
+from pinfold.buses.sim import SimBus
+from pinfold.errors import (
+    AccessDenied,
+    AlreadyExists,
+    BadHandle,
+    BadState,
+    InvalidArgs,
+    NotFound,
+    WrongType,
+)
 from pinfold.objects.object import ObjectType
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 PAGE = pf.PAGE_SIZE
 R = pf.Right
@@ -137,6 +153,124 @@ def test_there_is_a_default_kernel_and_process() -> None:
     assert contextvars.Context().run(outside) is pf.default_kernel()
 
 
+@pytest.mark.parametrize("copy_of", [copy.copy, copy.deepcopy, pickle.dumps])
+def test_a_handle_is_neither_copied_nor_pickled(
+    copy_of: Callable[[object], object], vmo: pf.Vmo, sim: pf.Iommu, bti: pf.Bti
+) -> None:
+    """A copy would be a second owner of one row of the table: it would close what is not its own.
+
+    Nor inside something else. The original stays as it was.
+    """
+    with pf.Resource(0, PAGE) as resource, bti.pin(vmo, perms=pf.Perm.READ) as pmt:
+        handles: list[Any] = [vmo, sim, bti, pmt, resource]
+        for handle in handles:
+            with pytest.raises(WrongType) as caught:
+                copy_of(handle)
+            assert isinstance(caught.value, TypeError)
+            assert caught.value.remedy is not None
+            assert not handle.closed
+    if copy_of is not copy.copy:  # which copies a list, and no element
+        with pytest.raises(WrongType):
+            copy_of([vmo])
+    assert vmo.read(0, 1) == b"\0"
+    assert vmo.object.handle_count == 1
+
+
+def test_a_handle_is_true_while_it_is_open() -> None:
+    """Memory of no bytes has length 0 and is no less there: `if vmo:` asks for the handle."""
+    vmo = pf.Vmo(0)
+    assert len(vmo) == 0
+    assert vmo
+    vmo.close()
+    assert not vmo
+
+
+def test_one_process_may_be_current_in_two_threads(kernel: pf.Kernel) -> None:
+    """Each thread leaves its own block, whichever ends first."""
+    shared, other = pf.Process(kernel), pf.Process(kernel)
+    both = threading.Barrier(2)
+    seen: dict[str, list[bool]] = {"first": [], "last": []}
+
+    def work(name: str) -> None:
+        with other, shared:
+            both.wait()
+            seen[name].append(pf.current_process() is shared)
+            if name == "last":
+                both.wait()  # the other thread has left its block
+            seen[name].append(pf.current_process() is shared)
+        seen[name].append(pf.current_process() is not shared)
+        if name == "first":
+            both.wait()
+
+    threads = [threading.Thread(target=work, args=(name,)) for name in seen]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert seen == {"first": [True, True, True], "last": [True, True, True]}
+    for process in (shared, other):
+        process.exit()
+
+
+def test_one_process_may_be_current_in_two_tasks(kernel: pf.Kernel) -> None:
+    """Blocks of two tasks overlap without nesting; what each makes belongs to its own process."""
+    shared, other = pf.Process(kernel), pf.Process(kernel)
+    outside = pf.current_process()
+
+    async def work(mine: pf.Process, entered: asyncio.Event, go_on: asyncio.Event) -> bool:
+        with shared, mine:
+            entered.set()
+            await go_on.wait()
+            with pf.Vmo(0) as made:
+                right = made.value in mine.handles and pf.current_process() is mine
+        return right and pf.current_process() is outside
+
+    async def main() -> list[bool]:
+        one, two, three = asyncio.Event(), asyncio.Event(), asyncio.Event()
+        first = asyncio.create_task(work(shared, one, two))  # leaves once the second has entered
+        second = asyncio.create_task(work(other, two, three))
+        found = [await first]
+        three.set()
+        return [*found, await second]
+
+    assert asyncio.run(main()) == [True, True]
+    assert pf.current_process() is outside
+    for process in (shared, other):
+        process.exit()
+
+
+@pytest.mark.parametrize("name", ["a\0b", "\udc80", "\0", "x" * 1000, "\N{SNOWMAN}" * 300, "%s"])
+def test_any_text_is_a_name(name: str, sim: pf.Iommu, kernel: pf.Kernel) -> None:
+    """The kernel's names are cut and cleaned; ours are what was given."""
+    with (
+        pf.Vmo(PAGE, name=name) as vmo,
+        pf.Resource(0, PAGE, name=name) as resource,
+        sim.initiator(3, name=name) as bti,
+        bti.pin(vmo, perms=pf.Perm.READ) as pmt,
+        pf.Process(kernel, name=name) as process,
+    ):
+        for named in (vmo, resource, bti, process):
+            assert named.name == name
+            assert repr(named)
+        assert str(pmt.object)
+    process.exit()
+
+
+def test_what_belongs_to_another_kernel_is_refused(bti: pf.Bti) -> None:
+    """Its books and its lock are not these."""
+    foreign = pf.Process(pf.Kernel())
+    with pf.Resource(0, PAGE) as resource:
+        before = foreign.kernel.statistics()
+        with pytest.raises(InvalidArgs, match="another kernel"):
+            pf.Vmo.physical(resource, 0, PAGE, process=foreign)
+        with pytest.raises(InvalidArgs, match="another kernel"):
+            pf.Vmo.contiguous(bti, PAGE, process=foreign)
+        with pf.Vmo(PAGE, process=foreign) as vmo, pytest.raises(InvalidArgs, match="another"):
+            bti.pin(vmo, perms=pf.Perm.READ)
+        assert foreign.kernel.statistics() == before
+    foreign.exit()
+
+
 # Buses by name ----------------------------------------------------------------------------------
 
 
@@ -148,7 +282,7 @@ def test_unknown_buses_are_told_the_known(kernel: pf.Kernel) -> None:
     with pytest.raises(InvalidArgs, match="sim bus"):
         pf.open_bus("sim", colour="red")
     with pytest.raises(WrongType):
-        pf.Iommu(object())  # type: ignore[arg-type]
+        pf.Iommu(object())  # type: ignore[arg-type]  # the mistake
 
 
 @pytest.mark.parametrize(
@@ -181,6 +315,21 @@ def test_one_device_has_one_number_of_address_bits(sim: pf.Iommu) -> None:
         sim.initiator(7, address_bits=64)
     with sim.initiator(7, address_bits=64):
         pass
+
+
+def test_a_bus_has_one_iommu(process: pf.Process) -> None:
+    """Two would close it twice, and each under the other's devices."""
+    bus = SimBus()
+    with pf.Iommu(bus) as iommu:
+        with pytest.raises(AlreadyExists) as caught:
+            pf.Iommu(bus)
+        assert "duplicate" in str(caught.value.remedy)
+        foreign = pf.Process(pf.Kernel())
+        with pytest.raises(AlreadyExists):
+            pf.Iommu(bus, process=foreign)
+        foreign.exit()
+        with iommu.duplicate() as same:
+            assert same.bus is bus
 
 
 def test_an_aperture_out_of_a_devices_reach() -> None:

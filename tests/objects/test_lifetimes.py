@@ -7,6 +7,7 @@ import gc
 import logging
 import os
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -92,7 +93,7 @@ def test_a_memfd_that_is_cut_while_it_is_adopted(process: pf.Process) -> None:
     for name in ("fstat", "fcntl"):
         fd = os.memfd_create("theirs", os.MFD_ALLOW_SEALING)
         os.ftruncate(fd, 4 * PAGE)
-        with At(name, lambda fd=fd: os.ftruncate(fd, PAGE)), pf.Vmo.from_fd(fd) as vmo:  # type: ignore[misc]
+        with At(name, partial(os.ftruncate, fd, PAGE)), pf.Vmo.from_fd(fd) as vmo:
             assert vmo.size == os.fstat(fd).st_size
             assert bytes(vmo.view()) == bytes(vmo.size)
         os.close(fd)

@@ -122,7 +122,7 @@ class PinMachine(RuleBasedStateMachine):
 
     @precondition(lambda self: self.vmos)
     @rule(data=st.data(), zeroing=st.booleans())
-    def give_back(self, data: st.DataObject, zeroing: bool) -> None:  # noqa: FBT001
+    def give_back(self, data: st.DataObject, zeroing: bool) -> None:  # noqa: FBT001 - as above
         model = self.pick(data)
         if model.handle is None or not model.pages:
             return

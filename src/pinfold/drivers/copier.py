@@ -11,8 +11,7 @@
 # a million of them. They go to the engine a ring at a time. One caller at a time, too.
 from __future__ import annotations
 
-from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
@@ -25,8 +24,9 @@ from pinfold.drivers.copies import (
     CopyReport,
     CopyStopped,
 )
-from pinfold.drivers.mmio import POLLS, DeviceFailed, DeviceTimeout, poll, read_present
-from pinfold.drivers.segments import Segments, pair
+from pinfold.drivers.driver import Driver
+from pinfold.drivers.mmio import POLLS, DeviceFailed, read_present
+from pinfold.drivers.segments import Segments
 from pinfold.errors import BadState, InvalidArgs, LimitReached, NotSupported, WrongType
 from pinfold.objects.vmo import Vmo
 from pinfold.rights import Perm
@@ -34,7 +34,6 @@ from pinfold.units import PAGE_SIZE, is_power_of_two
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from types import TracebackType
 
     from numpy.typing import NDArray
 
@@ -58,7 +57,7 @@ _RUNNING, _BUSY, _ERROR = 0x1, 0x2, 0x4
 _DONE: Final = 1
 
 
-class CopierDriver:
+class CopierDriver(Driver):
     """One engine, and the ring in pinned memory through which it is driven.
 
     Args:
@@ -96,15 +95,11 @@ class CopierDriver:
         found = registers.read32(_IDENTIFICATION)
         if found != _COPIER:
             raise NotSupported(f"no copier: its identification is {found:#x}", asked=found)
-        self._registers = registers
-        self._address_bits = address_bits
-        self._polls = polls
-        self._wait = wait
+        super().__init__(registers, address_bits=address_bits, polls=polls, wait=wait)
         self._slots = slots
         self._tail = 0
         self._pending: list[NDArray[np.void]] = []
-        self._submitted = self._completed = self._bytes = self._failures = self._polled = 0
-        self._closed = False
+        self._submitted = self._completed = self._bytes = self._failures = 0
         # Contiguous: the engine takes one base address, and a bus may scatter anything else.
         self._memory = Vmo.contiguous(bti, ring_bytes, name="copier-ring")
         try:
@@ -141,13 +136,14 @@ class CopierDriver:
         Returns:
           An array of `DESCRIPTOR`, as short as the extents of the two pins and the engine allow.
         """
-        if size is None:
-            size = source.size - source_offset
-        taken = Segments.of(source.extents, source_offset, size)
-        given = Segments.of(destination.extents, destination_offset, size)
-        taken.refuse_beyond(self._address_bits)
-        given.refuse_beyond(self._address_bits)
-        moves = pair(taken, given, LONGEST)
+        moves = self._moves(
+            destination,
+            source,
+            size,
+            destination_offset=destination_offset,
+            source_offset=source_offset,
+            longest=LONGEST,
+        )
         work = np.zeros(len(moves), dtype=DESCRIPTOR)
         work["source"] = moves.sources
         work["destination"] = moves.destinations
@@ -207,8 +203,7 @@ class CopierDriver:
           LimitReached: they do not fit the ring beside what was not waited for.
           BadState: this driver is closed.
         """
-        if self._closed:
-            raise BadState("this driver is closed")
+        self._refuse_if_closed()
         if work.dtype != DESCRIPTOR:
             raise WrongType(f"the elements are {work.dtype}, not descriptors")
         room = self.capacity - sum(map(len, self._pending))
@@ -238,8 +233,7 @@ class CopierDriver:
 
     def _finish(self, before: int, moved: int) -> CopyReport:
         """Wait; ``before`` descriptors of ``moved`` bytes came earlier in the caller's list."""
-        if self._closed:
-            raise BadState("this driver is closed")
+        self._refuse_if_closed()
         if not self._pending:
             return CopyReport(0, 0, 0)
         status = _BUSY
@@ -249,8 +243,7 @@ class CopierDriver:
             status = read_present(self._registers, _STATUS)
             return not status & _BUSY
 
-        polls = poll(idle, "a list of copies", polls=self._polls, wait=self._wait)
-        self._polled += polls
+        polls = self._until(idle, "a list of copies")
         work = np.concatenate(self._pending)
         self._pending.clear()
         codes = self._written_back(len(work))
@@ -317,33 +310,11 @@ class CopierDriver:
             return
         self._closed = True
         self._pending.clear()
-        with self._memory:
-            try:
-                self._registers.write32(_CONTROL, 0)
-                poll(
-                    lambda: not read_present(self._registers, _STATUS) & _RUNNING,
-                    "stopping the engine",
-                    polls=self._polls,
-                    wait=self._wait,
-                )
-                self._registers.write32(_CONTROL, _RESET)  # it forgets the ring's address
-            except BaseException:
-                self._pin.close()
-                raise
-            self._pin.unpin()
+        self._release(self._memory, self._pin, self._stop)
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if isinstance(error, DeviceTimeout):
-            # The block has failed for what close() may be about to find again: once is enough.
-            with suppress(DeviceTimeout):
-                self.close()
-        else:
-            self.close()
+    def _stop(self) -> None:
+        self._registers.write32(_CONTROL, 0)
+        self._until(
+            lambda: not read_present(self._registers, _STATUS) & _RUNNING, "stopping the engine"
+        )
+        self._registers.write32(_CONTROL, _RESET)  # it forgets the ring's address

@@ -18,13 +18,13 @@
 # One caller at a time: a transfer is several registers long.
 from __future__ import annotations
 
-from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Self
+from typing import TYPE_CHECKING, Final
 
-from pinfold.drivers.mmio import POLLS, DeviceTimeout, poll, read_present
+from pinfold.drivers.driver import Driver
+from pinfold.drivers.mmio import POLLS, read_present
 from pinfold.drivers.segments import Segments, pair
-from pinfold.errors import BadState, InvalidArgs, NotSupported, OutOfRange
+from pinfold.errors import InvalidArgs, NotSupported, OutOfRange
 from pinfold.objects.pmt import Pmt
 from pinfold.objects.vmo import Vmo
 from pinfold.rights import Perm
@@ -32,7 +32,6 @@ from pinfold.units import PAGE_SIZE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from types import TracebackType
 
     from pinfold.drivers.mmio import Mmio
     from pinfold.objects.bti import Bti
@@ -80,7 +79,7 @@ class EduDriverStatistics:
     polls: int
 
 
-class EduDriver:
+class EduDriver(Driver):
     """One edu device.
 
     Args:
@@ -104,14 +103,10 @@ class EduDriver:
         polls: int = POLLS,
         wait: Callable[[], None] | None = None,
     ) -> None:
-        self._registers = registers
+        super().__init__(registers, address_bits=address_bits, polls=polls, wait=wait)
         self._bti = bti
-        self._address_bits = address_bits
-        self._polls = polls
-        self._wait = wait
-        self._transfers = self._bytes = self._polled = 0
+        self._transfers = self._bytes = 0
         self._page: tuple[Vmo, Pmt] | None = None
-        self._closed = False
         self.version = self.identify()
 
     def identify(self) -> tuple[int, int]:
@@ -222,13 +217,14 @@ class EduDriver:
           DeviceTimeout: the device did not finish; bytes before that chunk have been moved, and it
             may still be writing this one.
         """
-        if size is None:
-            size = source.size - source_offset
-        taken = Segments.of(source.extents, source_offset, size)
-        given = Segments.of(destination.extents, destination_offset, size)
-        taken.refuse_beyond(self._address_bits)
-        given.refuse_beyond(self._address_bits)
-        moves = pair(taken, given, CHUNK)
+        moves = self._moves(
+            destination,
+            source,
+            size,
+            destination_offset=destination_offset,
+            source_offset=source_offset,
+            longest=CHUNK,
+        )
         for come, go, length in zip(
             moves.sources.tolist(),
             moves.destinations.tolist(),
@@ -281,8 +277,7 @@ class EduDriver:
 
     def _move(self, source: int, destination: int, count: int, command: int) -> None:
         """One transfer, from the first register to the busy bit."""
-        if self._closed:
-            raise BadState("this driver is closed")
+        self._refuse_if_closed()
         self._until_clear(
             _DMA_COMMAND, _RUN, "an earlier transfer"
         )  # registers are locked till then
@@ -306,13 +301,12 @@ class EduDriver:
         def clear() -> bool:
             return not read_present(self._registers, register) & bit
 
-        self._polled += poll(clear, what, polls=self._polls, wait=self._wait)
+        self._until(clear, what)
 
     # The driver's own page ----------------------------------------------------------------------
 
     def _own_page(self) -> tuple[Vmo, Pmt]:
-        if self._closed:
-            raise BadState("this driver is closed")
+        self._refuse_if_closed()
         if self._page is None:
             memory = Vmo(PAGE_SIZE, name="edu-driver")
             try:
@@ -340,31 +334,8 @@ class EduDriver:
         page, self._page = self._page, None
         if page is None:
             return
-        memory, pin = page
         # Idle, THEN unpin: otherwise the page's next user would share it with the device.
-        with memory:
-            try:
-                self._until_clear(_DMA_COMMAND, _RUN, "becoming quiet")
-            except BaseException:
-                pin.close()
-                raise
-            pin.unpin()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if isinstance(error, DeviceTimeout):
-            # The block has failed for what close() is about to find again: once is enough.
-            with suppress(DeviceTimeout):
-                self.close()
-        else:
-            self.close()
+        self._release(*page, lambda: self._until_clear(_DMA_COMMAND, _RUN, "becoming quiet"))
 
 
 def _check_own(at: int, size: int) -> None:

@@ -32,7 +32,8 @@ MFD_CLOEXEC: Final = 0x1
 MFD_ALLOW_SEALING: Final = 0x2
 MFD_NOEXEC_SEAL: Final = 0x8
 
-# <linux/fcntl.h>
+# <linux/fcntl.h>, <asm-generic/fcntl.h>
+F_GETFL: Final = 3
 F_ADD_SEALS: Final = 1033
 F_GET_SEALS: Final = 1034
 F_SEAL_SEAL: Final = 0x1
@@ -58,6 +59,10 @@ PM_PFN_MASK: Final = (1 << 55) - 1
 PM_SWAPPED: Final = 1 << 62
 PM_PRESENT: Final = 1 << 63
 PM_ENTRY_BYTES: Final = 8
+
+# <linux/stat.h>
+S_IFMT: Final = 0o170000
+S_IFREG: Final = 0o100000
 
 # <linux/time.h> and <sys/stat.h>: st_blocks counts these, whatever the file system's block is
 STAT_BLOCK_BYTES: Final = 512

@@ -1,8 +1,11 @@
 # The one seam: every call into the kernel or the C library passes here.
 #
-# Two things happen nowhere else. Argument types are declared: ctypes passes an undeclared Python
+# Three things happen nowhere else. Argument types are declared: ctypes passes an undeclared Python
 # int as a C int, so a 64-bit address is cut to 32 bits and the call succeeds on somebody else's
-# memory. And failures are injected: `set_interceptor` installs a function that sees the name of
+# memory. Ranges are checked: ctypes cuts a declared int to its type, too, without a word, and an
+# address of 65 bits would be somebody else's. What does not fit is EINVAL, which is what Linux says
+# of a range that wraps around; flags and descriptors are constants of ours and the kernel's own
+# numbers. And failures are injected: `set_interceptor` installs a function that sees the name of
 # each call before it is made and may raise OSError in its place, which is how the tests fail the
 # n-th call of an operation for every n.
 #
@@ -40,6 +43,9 @@ def set_interceptor(interceptor: Interceptor | None) -> Interceptor | None:
 _libc: Final = ctypes.CDLL(None, use_errno=True)
 
 _MAP_FAILED: Final = ctypes.c_void_p(-1).value
+
+_ADDRESSES: Final = 1 << 64
+_OFFSETS: Final = 1 << 63
 
 
 class _IoVec(ctypes.Structure):
@@ -93,8 +99,23 @@ def _refused() -> OSError:
     return OSError(number, os.strerror(number))
 
 
+def _unfit(what: str, first: int, length: int) -> OSError:
+    """EINVAL, for numbers that C would cut.
+
+    The checks themselves stand in each call, one comparison long: another Python call would cost
+    as much as the shortest of the system calls.
+    """
+    return OSError(
+        errno.EINVAL, f"{os.strerror(errno.EINVAL)}: {length:#x} bytes at {what} {first:#x}"
+    )
+
+
 def mmap(address: int, length: int, prot: int, flags: int, fd: int, offset: int) -> int:
     """mmap(2): the address of the new mapping."""
+    if not 0 <= address < _ADDRESSES >= address + length >= address:
+        raise _unfit("address", address, length)
+    if not 0 <= offset < _OFFSETS:
+        raise _unfit("offset", offset, length)
     if _interceptor is not None:
         _interceptor("mmap")
     result: int | None = _c_mmap(address, length, prot, flags, fd, offset)
@@ -105,6 +126,8 @@ def mmap(address: int, length: int, prot: int, flags: int, fd: int, offset: int)
 
 def munmap(address: int, length: int) -> None:
     """munmap(2)."""
+    if not 0 <= address < _ADDRESSES >= address + length >= address:
+        raise _unfit("address", address, length)
     if _c_munmap(address, length) != 0:
         raise _refused()
     if _interceptor is not None:
@@ -113,6 +136,8 @@ def munmap(address: int, length: int) -> None:
 
 def mprotect(address: int, length: int, prot: int) -> None:
     """mprotect(2)."""
+    if not 0 <= address < _ADDRESSES >= address + length >= address:
+        raise _unfit("address", address, length)
     if _interceptor is not None:
         _interceptor("mprotect")
     if _c_mprotect(address, length, prot) != 0:
@@ -121,6 +146,8 @@ def mprotect(address: int, length: int, prot: int) -> None:
 
 def madvise(address: int, length: int, advice: int) -> None:
     """madvise(2), started again when a signal breaks it off (populating is interruptible)."""
+    if not 0 <= address < _ADDRESSES >= address + length >= address:
+        raise _unfit("address", address, length)
     if _interceptor is not None:
         _interceptor("madvise")
     while _c_madvise(address, length, advice) != 0:
@@ -131,6 +158,8 @@ def madvise(address: int, length: int, advice: int) -> None:
 
 def mlock(address: int, length: int) -> None:
     """mlock(2). On failure part of the range may be left locked: see residency."""
+    if not 0 <= address < _ADDRESSES >= address + length >= address:
+        raise _unfit("address", address, length)
     if _interceptor is not None:
         _interceptor("mlock")
     if _c_mlock(address, length) != 0:
@@ -139,6 +168,8 @@ def mlock(address: int, length: int) -> None:
 
 def munlock(address: int, length: int) -> None:
     """munlock(2)."""
+    if not 0 <= address < _ADDRESSES >= address + length >= address:
+        raise _unfit("address", address, length)
     if _interceptor is not None:
         _interceptor("munlock")
     if _c_munlock(address, length) != 0:
@@ -147,6 +178,8 @@ def munlock(address: int, length: int) -> None:
 
 def mincore(address: int, length: int, pages: int) -> bytearray:
     """mincore(2): one byte a page, bit 0 set where the page is in memory."""
+    if not 0 <= address < _ADDRESSES >= address + length >= address:
+        raise _unfit("address", address, length)
     if _interceptor is not None:
         _interceptor("mincore")
     result = bytearray(pages)
@@ -158,6 +191,8 @@ def mincore(address: int, length: int, pages: int) -> bytearray:
 
 def fallocate(fd: int, mode: int, offset: int, length: int) -> None:
     """fallocate(2)."""
+    if not 0 <= offset < _OFFSETS > length >= 0:
+        raise _unfit("offset", offset, length)
     if _interceptor is not None:
         _interceptor("fallocate")
     while _c_fallocate(fd, mode, offset, length) != 0:
@@ -208,6 +243,13 @@ def fstat(fd: int) -> os.stat_result:
     return os.fstat(fd)
 
 
+def fstatvfs(fd: int) -> os.statvfs_result:
+    """fstatvfs(3)."""
+    if _interceptor is not None:
+        _interceptor("fstatvfs")
+    return os.fstatvfs(fd)
+
+
 def fcntl(fd: int, command: int, argument: int = 0) -> int:
     """fcntl(2) with an integer argument."""
     if _interceptor is not None:
@@ -245,6 +287,8 @@ def pwrite(fd: int, data: bytes | memoryview, offset: int) -> int:
 
 def process_vm_read(pid: int, address: int, length: int) -> bytes:
     """process_vm_readv(2) of one range: the bytes; EFAULT where the process has no memory."""
+    if not 0 <= address < _ADDRESSES >= address + length >= address:
+        raise _unfit("address", address, length)
     if _interceptor is not None:
         _interceptor("process_vm_readv")
     buffer = ctypes.create_string_buffer(length)
@@ -258,6 +302,8 @@ def process_vm_read(pid: int, address: int, length: int) -> bytes:
 
 def process_vm_write(pid: int, address: int, data: bytes) -> int:
     """process_vm_writev(2) of one range: bytes written."""
+    if not 0 <= address < _ADDRESSES >= address + len(data):
+        raise _unfit("address", address, len(data))
     if _interceptor is not None:
         _interceptor("process_vm_writev")
     buffer = ctypes.create_string_buffer(data, len(data))

@@ -22,11 +22,15 @@ if TYPE_CHECKING:
 def entries(address: HostVa, size: int) -> NDArray[np.uint64]:
     """The raw pagemap word of each page of this process's ``[address, address + size)``.
 
+    Of no pages none, and the kernel is not asked.
+
     Raises:
       AccessDenied: the process has given up privileges and may not even open its own pagemap.
       NotFound: the addresses are above those of processes.
     """
     words = np.empty(page_count(size), dtype=np.uint64)
+    if not len(words):
+        return words
     view = memoryview(words.data).cast("B")
     try:
         fd = calls.open_file("/proc/self/pagemap", os.O_RDONLY)

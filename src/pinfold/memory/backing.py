@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from pinfold.errors import HostError, InvalidArgs, NoMemory, NotSupported, OutOfRange
 from pinfold.host import calls, mm
 from pinfold.host.abi import (
+    F_GETFL,
     F_SEAL_FUTURE_WRITE,
     F_SEAL_GROW,
     F_SEAL_SEAL,
@@ -28,6 +29,8 @@ from pinfold.host.abi import (
     FALLOC_FL_KEEP_SIZE,
     PROT_READ,
     PROT_WRITE,
+    S_IFMT,
+    S_IFREG,
     STAT_BLOCK_BYTES,
 )
 from pinfold.memory.hosterrors import noted, translated
@@ -208,7 +211,7 @@ class Backing:
             with translated("look at a descriptor"):
                 if not _is_regular(calls.fstat(fd).st_mode):
                     raise NotSupported("only a regular file or a memfd can hold memory")
-                access = calls.fcntl(fd, _F_GETFL) & os.O_ACCMODE
+                access = calls.fcntl(fd, F_GETFL) & os.O_ACCMODE
                 seals = mm.seals_of(fd)
             if access == os.O_WRONLY:
                 raise InvalidArgs("a descriptor that cannot be read", remedy="open it for reading")
@@ -217,11 +220,13 @@ class Backing:
             # Only now is its size asked for: before the seal somebody else could have cut it.
             with translated("look at a descriptor"):
                 status = calls.fstat(fd)
-            # Of huge pages there may be none when one is touched, and that ends the process.
-            if seals is not None and status.st_blksize > PAGE_SIZE:
+                block = calls.fstatvfs(fd).f_bsize
+            # Of huge pages there may be none when one is touched, and that ends the process. The
+            # file system says which it has; st_blksize is large on a tmpfs that prefers them, too.
+            if seals is not None and block > PAGE_SIZE:
                 raise NotSupported(
                     "a memfd of huge pages",
-                    asked=status.st_blksize,
+                    asked=block,
                     limit=PAGE_SIZE,
                     remedy="pass one of ordinary pages",
                 )
@@ -412,13 +417,11 @@ class Backing:
                 calls.close(self.fd)
 
 
-_F_GETFL: Final = 3  # <fcntl.h>
 _NO_WRITING: Final = F_SEAL_WRITE | F_SEAL_FUTURE_WRITE
-_S_IFMT, _S_IFREG = 0o170000, 0o100000  # <sys/stat.h>
 
 
 def _is_regular(mode: int) -> bool:
-    return mode & _S_IFMT == _S_IFREG
+    return mode & S_IFMT == S_IFREG
 
 
 def _seal_against_shrinking(fd: int) -> bool:

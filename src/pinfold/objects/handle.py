@@ -98,7 +98,7 @@ class Handle(Generic[K]):
         target: Any = self._entry.object
         if target is None:
             raise BadHandle(f"this {type(self).__name__} is closed")
-        return target  # type: ignore[no-any-return]
+        return target  # type: ignore[no-any-return]  # a table row holds any kind of object
 
     def _require(self, rights: int) -> K:
         """The object, if the handle has every right asked for.
@@ -116,7 +116,7 @@ class Handle(Generic[K]):
             raise AccessDenied(
                 f"a handle to {target}", missing=missing, remedy="use a handle with that right"
             )
-        return target  # type: ignore[no-any-return]
+        return target  # type: ignore[no-any-return]  # a table row holds any kind of object
 
     # What everybody uses ------------------------------------------------------------------------
 
