@@ -220,7 +220,6 @@ VMAR_ROWS: Final[tuple[Case | CannotHappen, ...]] = (
         InvalidArgs,
         plain_map(READ | UNKNOWN_OPTION),
         facts=("asked", "limit"),
-        remedy=False,
     ),
     case(
         Status.INVALID_ARGS,
@@ -242,7 +241,6 @@ VMAR_ROWS: Final[tuple[Case | CannotHappen, ...]] = (
         InvalidArgs,
         plain_map(READ | VmOption.CAN_MAP_READ),
         facts=("asked",),
-        remedy=False,
     ),
     case(
         Status.INVALID_ARGS,
@@ -250,7 +248,6 @@ VMAR_ROWS: Final[tuple[Case | CannotHappen, ...]] = (
         InvalidArgs,
         plain_map(READ | VmOption.COMPACT),
         facts=("asked",),
-        remedy=False,
     ),
     case(
         Status.INVALID_ARGS,
@@ -258,14 +255,12 @@ VMAR_ROWS: Final[tuple[Case | CannotHappen, ...]] = (
         InvalidArgs,
         plain_map(READ | VmOption.MAP_RANGE | OVERWRITE),
         facts=("asked",),
-        remedy=False,
     ),
     case(
         Status.INVALID_ARGS,
         "SPECIFIC and OFFSET_IS_UPPER_LIMIT together",
         InvalidArgs,
         plain_map(READ | SPECIFIC | UPPER, offset=PAGE_SIZE),
-        remedy=False,
     ),
     case(
         Status.INVALID_ARGS,
@@ -287,7 +282,6 @@ VMAR_ROWS: Final[tuple[Case | CannotHappen, ...]] = (
         InvalidArgs,
         plain_map(READ | SPECIFIC, offset=1),
         facts=("asked", "limit"),
-        remedy=False,
     ),
     case(
         Status.INVALID_ARGS,
@@ -295,7 +289,6 @@ VMAR_ROWS: Final[tuple[Case | CannotHappen, ...]] = (
         InvalidArgs,
         plain_map(vmo_offset=1),
         facts=("asked", "limit"),
-        remedy=False,
     ),
     case(
         Status.INVALID_ARGS,
@@ -303,7 +296,6 @@ VMAR_ROWS: Final[tuple[Case | CannotHappen, ...]] = (
         InvalidArgs,
         plain_map(size=0),
         facts=("asked",),
-        remedy=False,
     ),
     case(
         Status.INVALID_ARGS,
@@ -311,7 +303,6 @@ VMAR_ROWS: Final[tuple[Case | CannotHappen, ...]] = (
         InvalidArgs,
         plain_map(READ | SPECIFIC, offset=(PAGES - 1) * PAGE_SIZE),
         facts=("asked", "limit"),
-        remedy=False,
     ),
     case(
         Status.INVALID_ARGS,
@@ -319,7 +310,6 @@ VMAR_ROWS: Final[tuple[Case | CannotHappen, ...]] = (
         InvalidArgs,
         plain_map(size=(PAGES + 1) * PAGE_SIZE),
         facts=("asked", "limit"),
-        remedy=False,
     ),
     case(
         Status.INVALID_ARGS,
@@ -327,7 +317,6 @@ VMAR_ROWS: Final[tuple[Case | CannotHappen, ...]] = (
         InvalidArgs,
         plain_map(READ | UPPER, offset=PAGE_SIZE),
         facts=("asked", "available", "limit"),
-        remedy=False,
     ),
     case(
         Status.INVALID_ARGS,
@@ -348,7 +337,6 @@ VMAR_ROWS: Final[tuple[Case | CannotHappen, ...]] = (
         OutOfRange,
         plain_map(vmo_offset=UINT64_MAX + 1 - PAGE_SIZE, size=2 * PAGE_SIZE),
         facts=("asked", "limit"),
-        remedy=False,
     ),
     case(
         Status.ALREADY_EXISTS,

@@ -1,7 +1,8 @@
 """Every public call, with every host call that it makes failing in turn.
 
-Failing once: nothing remains granted, counted, mapped, locked or open, and the same call works
-afterwards. Failing from then on, so that undoing fails as well: never reachable and unpinned.
+Failing once: nothing remains granted, counted, mapped, reserved, locked or open, and the same call
+works afterwards; where the call promises that nothing has changed, that is so before anything else
+is done. Failing from then on, so that undoing fails as well: never reachable and unpinned.
 Source: SQLite's malloc tests.
 """
 
@@ -97,7 +98,27 @@ def a_mapping(stage: Stage) -> None:
     stage.held["mapping"] = stage["root"].map(stage["vmo"], OPTIONS)
 
 
+def a_child_region(stage: Stage) -> None:
+    a_region(stage)
+    made = stage.keep("child", stage["root"].allocate(16 * PAGE, CAN_MAP))
+    stage.held["mapping"] = made.map(stage["vmo"], OPTIONS)
+
+
+def a_pin_in_place(stage: Stage) -> None:
+    stage.keep("pinned", pf.pin(bytearray(3 * PAGE)))
+
+
 OPTIONS = pf.VmOption.PERM_READ | pf.VmOption.PERM_WRITE
+CAN_MAP = pf.VmOption.CAN_MAP_READ | pf.VmOption.CAN_MAP_WRITE
+
+
+def exit_with_a_view(stage: Stage) -> None:
+    """The addresses of a view outlive the process, until the view is gone."""
+    view = stage["mapping"].view()
+    try:
+        stage.process.exit()
+    finally:
+        view.release()
 
 
 def make_and_close(stage: Stage, make: Callable[[], Any]) -> None:
@@ -128,6 +149,10 @@ OPERATIONS: dict[str, tuple[Callable[[Stage], None], Callable[[Stage], Any]]] = 
     "Vmo.view": (a_vmo, lambda s: s["vmo"].view()[0]),
     "Vmo.committed_ranges": (a_vmo, lambda s: s["vmo"].committed_ranges()),
     "Vmo.statistics": (a_vmo, lambda s: s["vmo"].statistics()),
+    "Resource": (
+        nothing,
+        lambda s: make_and_close(s, lambda: pf.Resource(0xFE00_0000, 4 * PAGE)),
+    ),
     "open_bus": (nothing, lambda s: make_and_close(s, lambda: pf.open_bus("stub"))),
     "Bti.pin of absent pages": (
         a_plain_bus,
@@ -141,6 +166,9 @@ OPERATIONS: dict[str, tuple[Callable[[Stage], None], Callable[[Stage], Any]]] = 
     "Bti.release_quarantine": (a_quarantined_pin, lambda s: s["bti"].release_quarantine()),
     "Vmo.close": (a_vmo, lambda s: (s["vmo"].view()[0], s["vmo"].close())),
     "Process.root": (nothing, lambda s: s.process.root),
+    "Process.reserve_root": (nothing, lambda s: s.process.reserve_root(size=pf.units.GIB)),
+    "Process.exit": (a_mapping, lambda s: s.process.exit()),
+    "Process.exit with a view": (a_mapping, exit_with_a_view),
     "Vmar.map": (a_region, lambda s: s["root"].map(s["vmo"], OPTIONS)),
     "Vmar.map all at once": (
         a_region,
@@ -152,6 +180,12 @@ OPERATIONS: dict[str, tuple[Callable[[Stage], None], Callable[[Stage], Any]]] = 
             s, lambda: s["root"].allocate(16 * PAGE, pf.VmOption.CAN_MAP_READ)
         ),
     ),
+    "Vmar.map over a mapping": (
+        a_mapping,
+        lambda s: s["root"].map(s["vmo"], OPTIONS | pf.VmOption.SPECIFIC_OVERWRITE, size=4 * PAGE),
+    ),
+    "Vmar.destroy": (a_child_region, lambda s: s["child"].destroy()),
+    "Mapping.view": (a_mapping, lambda s: s["mapping"].view()[0]),
     "Mapping.unmap": (a_mapping, lambda s: s["mapping"].unmap()),
     "Vmar.unmap a part": (
         a_mapping,
@@ -161,7 +195,34 @@ OPERATIONS: dict[str, tuple[Callable[[Stage], None], Callable[[Stage], Any]]] = 
         a_mapping,
         lambda s: s["root"].protect(s["mapping"].address + PAGE, PAGE, pf.VmOption.PERM_READ),
     ),
+    "PinnedBuffer.unpin": (a_pin_in_place, lambda s: s["pinned"].unpin()),
     "pin in place": (nothing, lambda s: s.stack.callback(pf.pin(bytearray(3 * PAGE)).unpin)),
+}
+
+
+ENDS = ("descriptor gone", "mapping gone", "GiB reserved")
+"""What is ended is ended as far as the host lets: the rest is done, whatever one step says."""
+
+WINDOW = "mapping left"
+"""The window of a memory object stays with it, for the next call."""
+
+MAY_CHANGE: dict[str, str | tuple[str, ...]] = {
+    "Vmo.physical": "descriptor left open",  # the device memory stays with the resource
+    "Vmo.commit": WINDOW,
+    "Bti.pin of absent pages": WINDOW,
+    "Bti.pin with mlock": WINDOW,
+    "Vmo.close": ENDS,
+    "Process.exit": ENDS,
+    "Process.exit with a view": ENDS,
+}
+"""What a call that failed may leave otherwise than it was; every other call leaves nothing."""
+
+CONSUMED = {
+    "Pmt.unpin with mlock",
+    "Bti.release_quarantine",
+    "Vmo.close",
+    "Process.exit",
+    "Process.exit with a view",
 }
 
 
@@ -183,12 +244,20 @@ def run(
         with ExitStack() as stack, process:
             stage = Stage(stack, kernel, process, file.name, fd)
             setup(stage)
+            ready = HostState.now()
             try:
                 with plan:
                     operation(stage)
             except (PinfoldError, OSError, MemoryError) as caught:
                 error = caught
             check_books(kernel)
+            if again and error is not None:
+                changed = [
+                    line
+                    for line in ready.difference(HostState.now())
+                    if not line.startswith(MAY_CHANGE.get(name, ()))
+                ]
+                assert changed == [], f"{name}: the last of {plan.names} failed: {error!r}"
             if again and error is not None:
                 settle(stage)
                 setup_again(name, stage, operation)
@@ -211,8 +280,7 @@ def settle(stage: Stage) -> None:
 
 def setup_again(name: str, stage: Stage, operation: Callable[[Stage], Any]) -> None:
     """The same call once more, where its first failure left something to call it on."""
-    consumed = {"Pmt.unpin with mlock", "Bti.release_quarantine", "Vmo.close"}
-    if name not in consumed:
+    if name not in CONSUMED:
         operation(stage)
 
 

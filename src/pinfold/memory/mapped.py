@@ -8,12 +8,16 @@
 # the bytes away asks `lent` first.
 from __future__ import annotations
 
+import errno
 import weakref
 from typing import TYPE_CHECKING, Any, Final
 
 from pinfold import sites
-from pinfold.errors import BadState
-from pinfold.host import calls
+from pinfold.errors import AccessDenied, BadState, PinfoldError
+from pinfold.host import calls, mm
+from pinfold.host.abi import PROT_EXEC, PROT_READ, PROT_WRITE
+from pinfold.memory.hosterrors import from_host
+from pinfold.units import HostVa
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -25,6 +29,14 @@ READ: Final = 1
 WRITE: Final = 2
 EXECUTE: Final = 4
 RWX: Final = READ | WRITE | EXECUTE
+
+PROT: Final = tuple(
+    (PROT_READ if bits & READ else 0)
+    | (PROT_WRITE if bits & WRITE else 0)
+    | (PROT_EXEC if bits & EXECUTE else 0)
+    for bits in range(RWX + 1)
+)
+"""From our permission bits to Linux's."""
 
 
 class Lease:
@@ -82,9 +94,14 @@ class Mapped:
         """Count. A subclass lets go of what is mapped when the last piece is gone."""
         self.pieces += by
 
-    def lend(self, lease: Lease, on_end: Callable[[Any], None]) -> memoryview:
-        """The bytes of ``lease``; ``on_end`` is called, wherever, when no view of them is left."""
+    def lend(self, lease: Lease, on_end: Callable[[Any], None], keep: object = None) -> memoryview:
+        """The bytes of ``lease``; ``on_end`` is called, wherever, when no view of them is left.
+
+        Every view keeps ``keep`` alive: who reads through it must not find the addresses given away
+        because nobody else held on to them.
+        """
         exported = calls.buffer_at(lease.start, lease.stop - lease.start)
+        exported.keep = keep  # type: ignore[attr-defined]  # a ctypes object has a __dict__
         lease.ref = weakref.ref(exported, on_end)
         self.leases.add(lease)
         view = memoryview(exported).cast("B")
@@ -182,3 +199,30 @@ def refuse(leases: list[Lease], what: str) -> None:
     """Raise `BadState` if there is a view among ``leases``, naming it."""
     if leases:
         raise leases[0].refusal(what)
+
+
+def refused(what: str, error: OSError, size: int) -> PinfoldError:
+    """The error for the kernel's refusal to change the address space."""
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return AccessDenied(
+            f"{what}: the kernel does not let this file be used so",
+            remedy="look at how the file was opened, its seals and its mount",
+        )
+    return from_host(what, error, asked=size)
+
+
+def change_protection(start: int, stop: int, former: int, prot: int) -> None:
+    """One mprotect. A run may span several of the kernel's mappings, where locks have cut it.
+
+    mprotect changes those one after another, so a refusal may leave a part changed: it is put
+    back, which takes no mapping that was not there before.
+    """
+    try:
+        mm.protect(HostVa(start), stop - start, PROT[prot])
+    except OSError as error:
+        failure = refused("change the protection of memory", error, stop - start)
+        try:
+            mm.protect(HostVa(start), stop - start, PROT[former])
+        except OSError as again:
+            failure.add_note(f"and it could not be put back: {again.strerror}")
+        raise failure from error

@@ -12,6 +12,11 @@
 #
 # and a refusal leaves both as they were. Only the reservation itself ends with a munmap.
 #
+# A KeyboardInterrupt may come between the two, or before the first, and nobody can tell. Then the
+# range ends up unmapped in both. If they must differ, then so that the kernel has a mapping which
+# the books lack: the next map replaces it. The other way round, a view made from the books would
+# end the process.
+#
 # A live view of mapped memory is a `Lease`. What it shows is not taken away under it unless by
 # force, and then its addresses are given to nobody else while it lives: a late access meets the
 # reservation and faults, it never meets somebody else's bytes.
@@ -20,39 +25,32 @@
 from __future__ import annotations
 
 import errno
+from collections import Counter
 from typing import TYPE_CHECKING, Final, Protocol
 
-from pinfold.errors import AccessDenied, PinfoldError
+from pinfold.errors import PinfoldError
 from pinfold.host import mm
-from pinfold.host.abi import PROT_EXEC, PROT_READ, PROT_WRITE
-from pinfold.memory.hosterrors import from_host, translated
+from pinfold.memory.hosterrors import noted, translated
 from pinfold.memory.mapped import (
-    EXECUTE,
-    READ,
-    RWX,
-    WRITE,
+    PROT,
     Changes,
     Mapped,
     Piece,
+    change_protection,
     lent,
     refuse,
+    refused,
     settle,
 )
 from pinfold.memory.ranges import RangeMap
-from pinfold.units import PAGE_SIZE, HostVa
+from pinfold.units import MIB, PAGE_SIZE, HostVa
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from pinfold.memory.reservation import AddressSpace
 
-_PROT: Final = tuple(
-    (PROT_READ if bits & READ else 0)
-    | (PROT_WRITE if bits & WRITE else 0)
-    | (PROT_EXEC if bits & EXECUTE else 0)
-    for bits in range(RWX + 1)
-)
-"""From our permission bits to Linux's."""
+_POPULATE_PIECE: Final = 256 * MIB
 
 
 class Owner(Protocol):
@@ -192,6 +190,8 @@ class Region:
         Raises:
           BadState: a live view shows a part of it; nothing changed.
           NoMemory, AccessDenied, HostError: the kernel refuses; nothing changed.
+
+        Interrupted, or where what was there cannot be let go, it leaves the range unmapped.
         """
         over = self.children.overlapping(start, stop)
         if over:
@@ -199,19 +199,22 @@ class Region:
         stale = self.space.stale_in(start, stop) if self.space.stale else None
         if stale is not None:
             raise stale.refusal("map here again")
+        piece = Piece(self, start, stop, mapped, offset, [(start, stop, prot)])
         try:
-            mm.map_shared_at(HostVa(start), mapped.fd, offset, stop - start, _PROT[prot])
-        except OSError as error:
-            raise refused("map memory", error, stop - start) from error
-        changes: Changes = []
-        if over:
-            self._carve(start, stop, changes)
-        self.children.append(
-            start, stop, Piece(self, start, stop, mapped, offset, [(start, stop, prot)])
-        )
-        mapped.pieces_changed(1)
-        if changes:
-            settle(changes)
+            mm.map_shared_at(HostVa(start), mapped.fd, offset, stop - start, PROT[prot])
+            changes: Changes = []
+            if over:
+                self._carve(start, stop, changes)
+            self.children.append(start, stop, piece)
+            mapped.pieces_changed(1)
+            if changes:
+                settle(changes)
+        except BaseException as error:
+            if isinstance(error, OSError) and not isinstance(error, PinfoldError):
+                raise refused("map memory", error, stop - start) from error
+            former = {node.mapped for _, _, node in over if isinstance(node, Piece)}
+            self._abandon(start, stop, (start, stop), {mapped, *former}, error)
+            raise
 
     def clear(self, start: int, stop: int, *, force: bool = False) -> None:
         """Unmap the range, and destroy the child regions in it, which it covers wholly.
@@ -219,29 +222,45 @@ class Region:
         Raises:
           BadState: a live view shows a part of it, and not ``force``; nothing changed.
           NoMemory: cutting a mapping in two needs one more than the kernel allows; nothing changed.
+
+        Interrupted, it leaves the range unmapped all the same.
         """
         exact = self.children.get(start)
         if exact is not None and exact[0] == stop:  # the hot path: just what one call mapped
             child = exact[1]
             if isinstance(child, Piece) and not child.mapped.leases:
-                self._reserve(start, stop)
-                self.children.pop(start)
-                if start < self._cursor:
-                    self._cursor = start
-                child.mapped.pieces_changed(-1)
+                try:
+                    self._reserve(start, stop)
+                    self.children.pop(start)
+                    if start < self._cursor:
+                        self._cursor = start
+                    child.mapped.pieces_changed(-1)
+                except PinfoldError:
+                    raise
+                except BaseException as error:
+                    self._abandon(start, stop, (start, stop), {child.mapped}, error)
+                    raise
                 return
         pieces = self.pieces(start, stop)
         held = lent(pieces, start, stop)
         if not force:
             refuse(held, "unmap this range")
-        if pieces:
-            # Only from the first mapped byte to the last: a border inside a gap would have the
-            # kernel split the reservation, which it refuses when it is out of mappings.
-            self._reserve(max(start, pieces[0].start), min(stop, pieces[-1].stop))
+        # Only from the first mapped byte to the last: a border inside a gap would have the kernel
+        # split the reservation, which it refuses when it is out of mappings.
+        hull = (max(start, pieces[0].start), min(stop, pieces[-1].stop)) if pieces else None
         changes: Changes = []
-        self._carve(start, stop, changes)
-        self.space.note_stale(held)
-        settle(changes)
+        try:
+            if hull is not None:
+                self._reserve(*hull)
+            self.space.note_stale(held)
+            self._carve(start, stop, changes)
+            settle(changes)
+        except PinfoldError:  # the kernel's refusal, or all is done and something was not let go
+            raise
+        except BaseException as error:
+            self.space.note_stale(held)
+            self._abandon(start, stop, hull, {piece.mapped for piece in pieces}, error)
+            raise
 
     def destroy(self, *, force: bool = False) -> None:
         """Unmap everything in the region, end it and what is below it, free its range.
@@ -266,9 +285,19 @@ class Region:
         )
         for piece in pieces:
             for low, high, former in piece.runs_in(start, stop):
-                if former != prot:
-                    _change_protection(low, high, former, prot)
+                if former == prot:
+                    continue
+                try:
+                    change_protection(low, high, former, prot)
                     piece.set_protection(low, high, prot)
+                except PinfoldError:
+                    raise
+                except BaseException as error:
+                    piece.set_protection(low, high, former & prot)  # whichever it is now
+                    with noted("change the protection again", error):
+                        mm.protect(HostVa(low), high - low, PROT[prot])
+                        piece.set_protection(low, high, prot)
+                    raise
 
     def end(self, changes: Changes) -> None:
         """Strike out the region and all that is in it. Books only."""
@@ -289,13 +318,37 @@ class Region:
             if error.errno != errno.ENOMEM or not self.space.clear_at_the_limit(start, stop):
                 raise refused("unmap memory", error, stop - start) from error
 
+    def _abandon(
+        self,
+        start: int,
+        stop: int,
+        hull: tuple[int, int] | None,
+        touched: set[Mapped],
+        error: BaseException,
+    ) -> None:
+        """Whatever ``error`` broke off: unmap the range, and count each of ``touched`` anew.
+
+        Args:
+          hull: the part of the range where the kernel may have a mapping.
+        """
+        if hull is not None:
+            with noted("unmap the range", error):
+                mm.clear_to_reserved(HostVa(hull[0]), hull[1] - hull[0])
+        changes: Changes = []
+        self._carve(start, stop, changes)
+        touched.update(mapped for mapped, _ in changes)
+        whole = self.space.root
+        counts = Counter(id(piece.mapped) for piece in whole.pieces(whole.base, whole.stop))
+        settle([(mapped, counts[id(mapped)] - mapped.pieces) for mapped in touched])
+
     def _carve(self, start: int, stop: int, changes: Changes) -> None:
         """Take the range out of the books. A region in it is covered wholly."""
         for low, high, child in self.children.overlapping(start, stop):
-            self.children.pop(low)
             if isinstance(child, Region):
                 child.end(changes)
+                self.children.pop(low)
                 continue
+            self.children.pop(low)
             by = -1
             if low < start:
                 self.children.append(low, start, child.part(low, start))
@@ -311,34 +364,13 @@ class Region:
             self._cursor = start
 
 
-def refused(what: str, error: OSError, size: int) -> PinfoldError:
-    """The error for the kernel's refusal to change the address space."""
-    if error.errno in (errno.EACCES, errno.EPERM):
-        return AccessDenied(
-            f"{what}: the kernel does not let this file be used so",
-            remedy="look at how the file was opened, its seals and its mount",
-        )
-    return from_host(what, error, asked=size)
-
-
-def _change_protection(start: int, stop: int, former: int, prot: int) -> None:
-    """One mprotect. A run may span several of the kernel's mappings, where locks have cut it.
-
-    mprotect changes those one after another, so a refusal may leave a part changed: it is put
-    back, which takes no mapping that was not there before.
-    """
-    try:
-        mm.protect(HostVa(start), stop - start, _PROT[prot])
-    except OSError as error:
-        failure = refused("change the protection of memory", error, stop - start)
-        try:
-            mm.protect(HostVa(start), stop - start, _PROT[former])
-        except OSError as again:
-            failure.add_note(f"and it could not be put back: {again.strerror}")
-        raise failure from error
-
-
 def populate(start: int, stop: int) -> None:
-    """Enter pages that have memory in the page tables; one that has none would be given some."""
-    with translated("enter pages", asked=stop - start):
-        mm.populate_read(HostVa(start), stop - start)
+    """Enter pages that have memory in the page tables; one that has none would be given some.
+
+    May read from a disk: call it without the kernel's lock.
+    """
+    # In pieces, so that a Ctrl-C is heard before the last of many gigabytes.
+    for at in range(start, stop, _POPULATE_PIECE):
+        piece = min(_POPULATE_PIECE, stop - at)
+        with translated("enter pages", asked=stop - start):
+            mm.populate_read(HostVa(at), piece)

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import errno
 import random
+from operator import index
 from typing import TYPE_CHECKING, Any, Final
 
 from pinfold.errors import AlreadyExists, InvalidArgs, NoMemory
@@ -32,6 +33,10 @@ if TYPE_CHECKING:
 DEFAULT_SIZE: Final = 1024 * GIB
 _SMALLEST: Final = 64 * MIB  # below that a default is of no use, and the limit should be named
 _SHARE_OF_LIMIT: Final = 4  # of RLIMIT_AS: the rest is for the program itself
+_TOP: Final = 1 << 63
+"""No user address is so high on any machine. The C library takes 64 bits of what it is given, so a
+number beyond them would reserve one range and have another in the books."""
+
 _ENTROPY_BITS: Final = 30
 """A random placement is one of the first 2^30 candidates. Source: Zircon, at most 2^36."""
 
@@ -41,24 +46,38 @@ class AddressSpace:
 
     Args:
       size: bytes, page-aligned. By default 1 TiB, or what a limit on address space leaves room for.
-      address: where; page-aligned. By default where the kernel likes.
+      address: where; page-aligned, not 0. By default where the kernel likes.
       seed: places at random, repeatably. By default each request gets the lowest address that fits.
 
     Raises:
-      InvalidArgs: ``size`` or ``address`` is not as above.
+      InvalidArgs: ``size`` or ``address`` is not as above, or ends beyond every user address
+        (``.limit``).
       AlreadyExists: something is in the way at ``address``.
       NoMemory: there is no room, or RLIMIT_AS does not allow it (``.limit``).
+
+    Attributes:
+      keeper: lives for as long as anybody has a region, a mapping or a view of it.
     """
 
-    __slots__ = ("_ghosts", "_spare", "base", "chance", "closed", "lent", "root", "stale", "stop")
+    __slots__ = (
+        "_ghosts",
+        "_spare",
+        "base",
+        "chance",
+        "closed",
+        "keeper",
+        "lent",
+        "root",
+        "stale",
+        "stop",
+    )
 
     def __init__(
         self, size: int | None = None, address: int | None = None, seed: int | None = None
     ) -> None:
-        if size is not None and (size <= 0 or not is_page_aligned(size)):
-            raise InvalidArgs("an address space has whole pages, at least one", asked=size)
-        if address is not None and (address < 0 or not is_page_aligned(address)):
-            raise InvalidArgs("an address space begins at a page border", asked=address)
+        size = None if size is None else index(size)  # numpy's integers wrap; ours do not
+        address = None if address is None else index(address)
+        _check(size, address)
         self.base, size = _reserve(size, address)
         self.stop = self.base + size
         try:
@@ -69,6 +88,7 @@ class AddressSpace:
                 mm.unmap(HostVa(self.base), size)
             raise
         self.closed = False
+        self.keeper: object = None
         self.chance = None if seed is None else random.Random(seed)  # noqa: S311 - repeatable
         self.root = Region(self, None, self.base, self.stop)
         self.lent: set[Lease] = set()
@@ -132,14 +152,14 @@ class AddressSpace:
             mm.unmap(spare, PAGE_SIZE)
             mm.clear_to_reserved(HostVa(start), stop - start)
         except OSError:  # the caller raises the refusal that came first
-            done = False
+            return False
         else:
-            done = True
-        try:
-            self._spare = _spare_mapping()
-        except OSError as error:
-            log.warning("no spare mapping: unmapping may fail at vm.max_map_count: %s", error)
-        return done
+            return True
+        finally:
+            try:
+                self._spare = _spare_mapping()
+            except OSError as error:
+                log.warning("no spare mapping: unmapping may fail at vm.max_map_count: %s", error)
 
     # Stale views --------------------------------------------------------------------------------
 
@@ -150,7 +170,7 @@ class AddressSpace:
     def lend(self, mapped: Mapped, lease: Lease, on_end: Callable[[Any], None]) -> memoryview:
         """The bytes of ``lease``, which ``mapped`` shows; see `Mapped.lend`."""
         self.lent.add(lease)
-        return mapped.lend(lease, on_end)
+        return mapped.lend(lease, on_end, self)
 
     def lease_over(self, lease: Lease) -> None:
         """A view is gone; if it was stale its addresses are free again."""
@@ -192,6 +212,32 @@ class AddressSpace:
                 mm.unmap(HostVa(self.base), self.stop - self.base)
 
 
+def _check(size: int | None, address: int | None) -> None:
+    """Raise `InvalidArgs` for what no address space can be."""
+    if size is not None and (size <= 0 or not is_page_aligned(size)):
+        raise InvalidArgs(
+            "an address space has whole pages, at least one",
+            asked=size,
+            limit=PAGE_SIZE,
+            remedy="round the size up to pages",
+        )
+    if address is not None and (address < PAGE_SIZE or not is_page_aligned(address)):
+        raise InvalidArgs(
+            "an address space begins at a page border, and not at address 0",
+            asked=address,
+            limit=PAGE_SIZE,
+            remedy="give a multiple of the page size",
+        )
+    stop = (address or 0) + (size or 0)
+    if stop > _TOP:
+        raise InvalidArgs(
+            "no address is so high",
+            asked=stop,
+            limit=_TOP,
+            remedy="ask for less address space, or at a lower address",
+        )
+
+
 def _spare_mapping() -> HostVa:
     """A page that cannot be accessed. Shared, so that the kernel joins it to no neighbour."""
     flags = MAP_SHARED | MAP_ANONYMOUS | MAP_NORESERVE
@@ -228,9 +274,10 @@ def _reserve(size: int | None, address: int | None) -> tuple[int, int]:
                 "no room for an address space",
                 asked=wanted,
                 limit=limit,
-                remedy="ask for less address space"
+                remedy="ask for less address space, or end processes that are done (Process.exit)"
                 if limit is None
-                else "raise RLIMIT_AS (ulimit -v), or ask for less address space",
+                else "raise RLIMIT_AS (ulimit -v), ask for less address space, or end processes "
+                "that are done (Process.exit)",
             ) from error
         else:
             return address, wanted

@@ -17,11 +17,15 @@ from pinfold.errors import InvalidArgs
 from pinfold.memory.ledger import Ledger, LedgerStatistics
 from pinfold.memory.locks import KernelLock
 from pinfold.memory.physmap import PhysicalMap
+from pinfold.objects.object import ObjectType
 from pinfold.units import PAGE_SIZE
 
 if TYPE_CHECKING:
     from pinfold.memory.pages import Pages
-    from pinfold.objects.object import KernelObject, ObjectType
+    from pinfold.objects.object import KernelObject
+
+_KEPT_ELSEWHERE: Final = (ObjectType.PROCESS, ObjectType.VMAR)
+"""Listed for as long as their users keep them: a dropped process is to end."""
 
 _FIRST_KOID: Final = 1024  # Source: Zircon reserves the numbers below for itself
 
@@ -73,6 +77,7 @@ class Kernel:
         """True in a process forked from the one that made this kernel."""
         self._koids = count(_FIRST_KOID)
         self._objects: dict[int, KernelObject] = {}
+        self._listed: weakref.WeakValueDictionary[int, KernelObject] = weakref.WeakValueDictionary()
         _kernels.add(self)
 
     def next_koid(self) -> int:
@@ -81,15 +86,20 @@ class Kernel:
 
     def enter(self, member: KernelObject) -> None:
         """Enter an object into the registry; entering it again does nothing."""
-        self._objects[member.koid] = member
+        if member.object_type in _KEPT_ELSEWHERE:
+            self._listed[member.koid] = member
+        else:
+            self._objects[member.koid] = member
 
     def forget(self, member: KernelObject) -> None:
         """Strike an object out."""
         self._objects.pop(member.koid, None)
+        self._listed.pop(member.koid, None)
 
     def objects(self, kind: ObjectType | None = None) -> list[KernelObject]:
         """The live objects, oldest first; of one kind, or all."""
-        members = list(self._objects.values())
+        members = [*self._listed.values(), *self._objects.values()]
+        members.sort(key=lambda member: member.koid)
         return [m for m in members if kind is None or m.object_type is kind]
 
     def statistics(self) -> KernelStatistics:

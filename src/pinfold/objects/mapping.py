@@ -3,7 +3,8 @@
 # Source: zx_vmar_map; Zircon's VmMapping for what a cut leaves. The views are ours.
 #
 # It belongs to its region, not to this Python object: dropping the object unmaps nothing. It keeps
-# the memory object alive, whatever becomes of the handles.
+# the memory object alive, whatever becomes of the handles. Who holds the Python object, or a view,
+# keeps the whole process alive: nothing is unmapped because somebody else dropped the last handle.
 #
 # Its pages are the memory object's. Where that is made smaller, the mapping keeps its length, and
 # touching what lies beyond the end is a bus error, which ends the process: Linux has it so.
@@ -95,6 +96,11 @@ class Mapping(Mapped):
         if not vmo.mappings:
             vmo.release_if_idle()
 
+    def is_as_made(self, perms: int) -> bool:
+        """True while all of it is mapped, with these permissions. With the kernel's lock held."""
+        whole = (self.address, self.address + self.size)
+        return [piece.runs for piece in self._own_pieces()] == [[(*whole, perms)]]
+
     def _own_pieces(self) -> list[Piece]:
         found = self._region.pieces(self.address, self.address + self.size)
         return [piece for piece in found if piece.mapped is self]
@@ -141,11 +147,18 @@ class Mapping(Mapped):
             offset = index(offset)  # numpy's integers wrap; ours do not
             size = max(self.size - offset, 0) if size is None else index(size)
             if offset < 0 or size <= 0:
-                raise InvalidArgs("a view shows at least a byte", asked=min(offset, size))
+                raise InvalidArgs(
+                    "a view shows at least a byte",
+                    asked=min(offset, size),
+                    remedy="give an offset of 0 or more, and a size above 0",
+                )
             start, stop = self.address + offset, self.address + offset + size
             if offset + size > self.size:
                 raise OutOfRange(
-                    "the view leaves the mapping", asked=offset + size, limit=self.size
+                    "the view leaves the mapping",
+                    asked=offset + size,
+                    limit=self.size,
+                    remedy="ask for less, or map more",
                 )
             piece = next(
                 (p for p in self._own_pieces() if p.start <= start and stop <= p.stop), None
@@ -158,7 +171,12 @@ class Mapping(Mapped):
                 )
             at = self.vmo_offset + offset
             if at + size > vmo.size:
-                raise OutOfRange(f"the view leaves {vmo}", asked=at + size, limit=vmo.size)
+                raise OutOfRange(
+                    f"the view leaves {vmo}",
+                    asked=at + size,
+                    limit=vmo.size,
+                    remedy="ask for less: what lies beyond has no memory",
+                )
             perms = WRITE | READ
             for _, _, prot in piece.runs_in(start, stop):
                 perms &= prot
@@ -168,10 +186,13 @@ class Mapping(Mapped):
                     remedy="protect it with PERM_READ first",
                 )
             lease = MappingView(self, start, at, size, perms, sites.caller())
-            space = self._region.space
-            view = space.lend(self, lease, lambda _: kernel.lock.post(lease))
             vmo.views.append(lease)
-            return view
+            try:
+                return self._region.space.lend(self, lease, lambda _: kernel.lock.post(lease))
+            except BaseException:
+                if lease.ref is None:  # else its end is told by the weak reference
+                    self.end_view(lease)
+                raise
 
     def array(
         self, dtype: str | np.dtype[Any] | type = "u1", offset: int = 0, size: int | None = None

@@ -1,12 +1,20 @@
 # A process: a handle table and a root region. Ending it closes its handles as process death does.
+#
+# The kernel does not keep it. What keeps it is whoever holds it, a handle of it, a mapping in it or
+# a view of one. When nobody does, its finaliser ends it, with a warning if there was anything to
+# end: 1 TiB of address space each is soon all there is.
 from __future__ import annotations
 
 import secrets
+import sys
+import warnings
 from contextvars import ContextVar
 from itertools import count
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
+from pinfold import sites
 from pinfold.errors import BadState
+from pinfold.memory.locks import refuse_inside
 from pinfold.objects.handle import HandleEntry
 from pinfold.objects.kernel import default_kernel
 from pinfold.objects.object import KernelObject, ObjectType
@@ -17,6 +25,7 @@ if TYPE_CHECKING:
 
     from pinfold.objects.kernel import Kernel
     from pinfold.objects.vmar import Vmar
+    from pinfold.sites import Site
 
 K = TypeVar("K", bound=KernelObject)
 
@@ -26,10 +35,11 @@ _VALUE_BITS = 30  # a handle value is 32 bits, of which the two lowest are 1
 class Process(KernelObject):
     """A handle table, and an address region made when it is first asked for.
 
-    ``with process:`` makes it the current one for the block; what is made there belongs to it.
+    ``with process:`` makes it the current one for the block; what is made there belongs to it. The
+    block does not end it: call `exit`.
     """
 
-    __slots__ = ("_numbers", "_region", "_root", "_scramble", "alive", "handles")
+    __slots__ = ("_numbers", "_region", "_root", "_scramble", "_site", "alive", "handles")
 
     object_type = ObjectType.PROCESS
 
@@ -37,7 +47,7 @@ class Process(KernelObject):
         if kernel is None:
             kernel = current_process().kernel
         super().__init__(kernel, name)
-        kernel.enter(self)
+        self._site: Site = sites.caller()
         self.handles: dict[int, HandleEntry] = {}
         """The open handles by value, oldest first."""
         self.alive = True
@@ -45,6 +55,7 @@ class Process(KernelObject):
         self._scramble = secrets.randbits(_VALUE_BITS) << 2
         self._region: VmarObject | None = None
         self._root: Vmar | None = None
+        kernel.enter(self)
 
     def add(self, target: KernelObject, rights: int) -> HandleEntry:
         """A new handle to ``target``. Called with the kernel's lock held.
@@ -78,21 +89,50 @@ class Process(KernelObject):
         Source: process death in Zircon.
         """
         with self.kernel.lock:
-            self.alive = False
-            failed: BaseException | None = None
-            steps = [entry.close_locked for entry in reversed(list(self.handles.values()))]
-            if self._region is not None:
-                steps.insert(0, self._region.tear_down)
-                self._region = None
-            for step in steps:
-                try:
-                    step()
-                except BaseException as error:  # raised below: a process ends as a whole
-                    failed = failed or error
-            self._root = None  # not before it is closed: dropped open, it would warn
-            self.kernel.forget(self)
+            self._end()
+
+    def settle(self) -> None:
+        """What a dropped process leaves to be done. Called with the kernel's lock held."""
+        refuse_inside(self.kernel.physmap.lock)
+        self._end()
+
+    def _end(self) -> None:
+        self.alive = False
+        failed: BaseException | None = None
+        steps = [entry.close_locked for entry in reversed(list(self.handles.values()))]
+        if self._region is not None:
+            steps.insert(0, self._region.tear_down)
+            self._region = None
+        for step in steps:
+            try:
+                step()
+            except BaseException as error:  # raised below: a process ends as a whole
+                failed = failed or error
+        self._root = None
+        self.kernel.forget(self)
         if failed is not None:
             raise failed
+
+    def keeps(self, root: Vmar) -> bool:
+        """True for the handle to its root region, which it keeps for whoever asks and closes."""
+        return root is self._root
+
+    def __del__(self) -> None:
+        region = getattr(self, "_region", None)  # absent when making the process failed
+        if sys.is_finalizing() or (region is None and not getattr(self, "handles", None)):
+            return
+        kernel = self.kernel
+        if kernel.lost:  # a forked child: the parent's process is the parent's to end
+            return
+        try:
+            warnings.warn(
+                f"{self} was dropped and had not ended, made at {sites.describe(self._site)}",
+                ResourceWarning,
+                stacklevel=2,
+                source=self,
+            )
+        finally:  # where warnings are errors, it ends all the same
+            kernel.lock.post(self)
 
     @property
     def root(self) -> Vmar:
@@ -113,13 +153,14 @@ class Process(KernelObject):
 
         Args:
           size: bytes, page-aligned; by default 1 TiB, or what RLIMIT_AS leaves room for.
-          address: where, page-aligned; by default where the host likes.
+          address: where, page-aligned, not 0; by default where the host likes.
           seed: places regions and mappings at random, repeatably; by default at the lowest address
             that fits.
 
         Raises:
           BadState: there is a root region already, or the process has ended.
-          InvalidArgs: ``size`` or ``address`` is not as above.
+          InvalidArgs: ``size`` or ``address`` is not as above, or ends beyond every user address
+            (``.limit``).
           AlreadyExists: something is in the way at ``address``.
           NoMemory: there is no room, or RLIMIT_AS does not allow it (``.limit``).
         """
@@ -127,7 +168,7 @@ class Process(KernelObject):
             if self._region is not None:
                 raise BadState(f"{self} has a root region", remedy="reserve it before it is used")
             self._check_alive()
-            self._region = VmarObject.make_root(self.kernel, size, address, seed)
+            self._make_region(size, address, seed)
         return self._handle_to_root()
 
     def _handle_to_root(self) -> Vmar:
@@ -140,15 +181,22 @@ class Process(KernelObject):
             root = self._root
             if root is None or root.closed:  # else another thread has been here first
                 self._check_alive()
-                if self._region is None:
-                    self._region = VmarObject.make_root(self.kernel)
-                entry = self.add(self._region, self._region.default_rights)
+                region = self._region or self._make_region()
+                entry = self.add(region, region.default_rights)
                 root = self._root = Vmar.wrap(entry)
             return root
 
+    def _make_region(
+        self, size: int | None = None, address: int | None = None, seed: int | None = None
+    ) -> VmarObject:
+        """Reserve the address space. Called with the kernel's lock held."""
+        made = self._region = VmarObject.make_root(self.kernel, size, address, seed)
+        made.region.space.keeper = self
+        return made
+
     def _check_alive(self) -> None:
         if not self.alive:
-            raise BadState(f"{self} has ended")
+            raise BadState(f"{self} has ended", remedy="make another process")
 
     def __enter__(self) -> Self:
         _stack.set((*_stack.get(), self))

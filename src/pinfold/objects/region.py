@@ -148,13 +148,19 @@ class VmarObject(KernelObject):
         """
         region = self.require_alive()
         if size <= 0:
-            raise InvalidArgs("a range has at least a byte", asked=size)
+            raise InvalidArgs(
+                "a range has at least a byte", asked=size, remedy="give a size above 0"
+            )
         if can & ~self.options:
             raise self.not_allowed(can)
         kind = options & PLACED
         length = region.stop - region.base
         if kind & AT and kind & UPPER:
-            raise InvalidArgs("an offset is where to place, or the upper limit, not both")
+            raise InvalidArgs(
+                "an offset is where to place, or the upper limit, not both",
+                asked=options,
+                remedy="leave SPECIFIC or OFFSET_IS_UPPER_LIMIT out",
+            )
         if not kind and offset:
             raise InvalidArgs(
                 "an offset without SPECIFIC, SPECIFIC_OVERWRITE or OFFSET_IS_UPPER_LIMIT",
@@ -162,7 +168,12 @@ class VmarObject(KernelObject):
                 remedy="say what the offset is for, or leave it 0",
             )
         if offset & PAGE_MASK:
-            raise InvalidArgs("an offset is page-aligned", asked=offset, limit=PAGE_SIZE)
+            raise InvalidArgs(
+                "an offset is page-aligned",
+                asked=offset,
+                limit=PAGE_SIZE,
+                remedy="give a multiple of the page size",
+            )
         if kind and not self.options & CAN_SPECIFIC:
             raise AccessDenied(
                 f"{self} does not let its users choose addresses",
@@ -175,15 +186,26 @@ class VmarObject(KernelObject):
                     asked=size,
                     available=offset,
                     limit=length,
+                    remedy="ask for less, or raise the limit up to the region's size",
                 )
         elif offset < 0 or offset >= length or size > length - offset:
-            raise InvalidArgs(f"the range leaves {self}", asked=offset + size, limit=length)
+            raise InvalidArgs(
+                f"the range leaves {self}",
+                asked=offset + size,
+                limit=length,
+                remedy="offsets count from the region's base; ask for less, or use a larger region",
+            )
         bits = options >> ALIGN_SHIFT
         align = 1 << bits if bits else PAGE_SIZE
         if kind & AT:
             start = region.base + offset
             if start & align - 1:
-                raise InvalidArgs("the address is not aligned as asked", asked=start, limit=align)
+                raise InvalidArgs(
+                    "the address is not aligned as asked",
+                    asked=start,
+                    limit=align,
+                    remedy="choose another offset, or leave the alignment out",
+                )
             self._check_free(region, start, start + size, over=bool(kind & OVERWRITE))
             return start
         limit = region.base + offset if kind else region.stop
@@ -249,7 +271,8 @@ class VmarObject(KernelObject):
                     remedy="map it again through handles with that right",
                 )
             if piece.region is not region:
-                self._check_protect_below(piece.start, piece.runs_in(at, stop), perms, children)
+                runs = piece.runs_in(at, stop)
+                self._check_protect_below(piece.start, runs, perms, children=children)
             at = piece.stop
         if at < stop:
             raise NotFound(
@@ -257,11 +280,7 @@ class VmarObject(KernelObject):
             )
 
     def _check_protect_below(
-        self,
-        at: int,
-        runs: list[tuple[int, int, int]],
-        perms: int,
-        children: bool,  # noqa: FBT001
+        self, at: int, runs: list[tuple[int, int, int]], perms: int, *, children: bool
     ) -> None:
         if not children:
             raise InvalidArgs(

@@ -9,17 +9,18 @@
 # unmaps it, or with the process.
 #
 # Everything is done under the kernel's lock, the system calls included: they are what the books
-# are about. Populating for MAP_RANGE is among them and takes time by the page.
+# are about. Only the pages of MAP_RANGE are entered after it is let go: that may wait for a disk.
 from __future__ import annotations
 
 from operator import index
 from typing import TYPE_CHECKING, Final
 
-from pinfold.errors import InvalidArgs, NotSupported, OutOfRange
+from pinfold.errors import InvalidArgs, NotSupported, OutOfRange, PinfoldError
+from pinfold.memory.hosterrors import noted
 from pinfold.memory.regions import populate
 from pinfold.objects.handle import Handle
 from pinfold.objects.mapping import Mapping
-from pinfold.objects.memory_object import MAX_SIZE, VmoObject, memory_of
+from pinfold.objects.memory_object import MAX_SIZE, memory_of
 from pinfold.objects.process import current_process
 from pinfold.objects.region import MapsRecord, VmarObject, VmarStatistics
 from pinfold.objects.vmoption import (
@@ -33,6 +34,7 @@ from pinfold.objects.vmoption import (
     RIGHT_SHIFT,
     XOM,
     VmOption,
+    check_address,
     check_bits,
     check_map,
     check_perms,
@@ -58,6 +60,11 @@ class Vmar(Handle[VmarObject]):
     """
 
     __slots__ = ()
+
+    def __del__(self) -> None:
+        entry = getattr(self, "_entry", None)  # absent when making the handle failed
+        if entry is None or not entry.process.keeps(self):  # else it goes with its process
+            super().__del__()
 
     @classmethod
     def root(cls) -> Vmar:
@@ -114,18 +121,29 @@ class Vmar(Handle[VmarObject]):
             check_bits(options)
             if options & PERMS:
                 raise InvalidArgs(
-                    "a region has CAN_MAP options, permissions are for mappings", asked=options
+                    "a region has CAN_MAP options, permissions are for mappings",
+                    asked=options,
+                    remedy="give CAN_MAP_READ for PERM_READ, and so on",
                 )
             if size & PAGE_MASK:
-                raise InvalidArgs("a region has whole pages", asked=size, limit=PAGE_SIZE)
+                raise InvalidArgs(
+                    "a region has whole pages",
+                    asked=size,
+                    limit=PAGE_SIZE,
+                    remedy="round the size up to pages",
+                )
             if options & NOT_FOR_ALLOCATE:
                 raise not_taken("allocate", options & NOT_FOR_ALLOCATE)
             start = target.place(options, can, offset, size)
             made = VmarObject(process.kernel, options & (CAN_RWX | CAN_SPECIFIC | COMPACT), name)
-            entry = process.add(made, made.default_rights)
             made.region = target.region.allocate(
                 start, start + size, made, compact=bool(options & COMPACT)
             )
+            try:
+                entry = process.add(made, made.default_rights)
+            except BaseException:
+                made.region.destroy()
+                raise
             return self.wrap(entry)
 
     def map(
@@ -170,8 +188,14 @@ class Vmar(Handle[VmarObject]):
           BadState: the region is destroyed; a live view shows a mapping that would be replaced, or
             one that was unmapped here by force (``.holder``).
           NoMemory: the host is out of mappings (vm.max_map_count) or of memory.
+          HostError: the memory of a mapping that was replaced could not be let go, or a page could
+            not be read (MAP_RANGE).
 
-        After an error nothing has changed.
+        After an error nothing has changed, but for what SPECIFIC_OVERWRITE had replaced by then: it
+        is unmapped. Where MAP_RANGE fails and the kernel refuses to unmap as well, which a note on
+        the error says, the mapping stays: `maps` lists it, and `unmap` or `destroy` ends it. A
+        mapping that another thread unmaps or protects while MAP_RANGE enters its pages is returned
+        all the same.
 
         Source: zx_vmar_map, mx_vmar_map.
         """
@@ -192,35 +216,26 @@ class Vmar(Handle[VmarObject]):
                 raise target.not_allowed(can)
             if vmo_offset & PAGE_MASK or vmo_offset < 0:
                 raise InvalidArgs(
-                    "a memory offset is page-aligned", asked=vmo_offset, limit=PAGE_SIZE
+                    "a memory offset is page-aligned, and not negative",
+                    asked=vmo_offset,
+                    limit=PAGE_SIZE,
+                    remedy="give a multiple of the page size",
                 )
             size = page_up(max(memory.size - vmo_offset, 0) if size is None else index(size))
+            if size > UINT64_MAX or vmo_offset + size > UINT64_MAX:
+                raise _beyond(vmo_offset + size, UINT64_MAX)
+            start = target.place(options, can, offset, size)
             backing = memory.pages.backing
             at = backing.base + vmo_offset
-            if at + size > MAX_SIZE:
-                raise OutOfRange("no file is so large", asked=at + size, limit=MAX_SIZE)
-            start = target.place(options, can, offset, size)
+            if at + size > MAX_SIZE:  # ours: Zircon's objects are no files
+                raise _beyond(at + size, MAX_SIZE)
             if not backing.writable:
                 allowed &= ~_WRITE_BIT
             mapping = Mapping(target.region, memory, allowed, start, size, vmo_offset)
             target.region.map(start, start + size, mapping, at, perms)
-            if options & MAP_RANGE and perms and not memory.physical:
-                self._enter_pages(target, memory, mapping)
-            return mapping
-
-    def _enter_pages(self, target: VmarObject, memory: VmoObject, mapping: Mapping) -> None:
-        """MAP_RANGE: what has memory is entered in the page tables, what has none stays without."""
-        first = mapping.vmo_offset
-        size = min(mapping.size, memory.size - first)
-        if size <= 0:
-            return
-        shift = mapping.address - first
-        try:
-            for low, high in memory.pages.backing.data_runs(first, size):
-                populate(low + shift, high + shift)
-        except BaseException:
-            target.region.clear(mapping.address, mapping.address + mapping.size)
-            raise
+        if options & MAP_RANGE and perms and not memory.physical:
+            _enter_pages(mapping, perms)
+        return mapping
 
     def protect(self, address: int, size: int, options: VmOption | int) -> None:
         """Change what may be done with a mapped range, all of it or, mostly, nothing.
@@ -249,7 +264,7 @@ class Vmar(Handle[VmarObject]):
         with self._entry.process.kernel.lock:
             target = self._require(perms << RIGHT_SHIFT)
             check_perms(perms)
-            _check_address(address)
+            check_address(address)
             if options != perms:
                 raise not_taken("protect", options & ~PERMS)
             start, stop = _checked_range(target, address, size)
@@ -281,7 +296,7 @@ class Vmar(Handle[VmarObject]):
         address, size = index(address), index(size)
         with self._entry.process.kernel.lock:
             target = self._require(0)
-            _check_address(address)
+            check_address(address)
             start, stop = _checked_range(target, address, size)
             if not target.region.is_piece(start, stop):  # what one call mapped has no regions in it
                 target.check_unmap(start, stop, children=bool(self._entry.rights & _OP_CHILDREN))
@@ -334,12 +349,46 @@ class Vmar(Handle[VmarObject]):
             return list(target.records())
 
 
-def _check_address(address: int) -> None:
-    if address & PAGE_MASK or address < 0:
-        raise InvalidArgs("an address is page-aligned", asked=address, limit=PAGE_SIZE)
+def _enter_pages(mapping: Mapping, perms: int) -> None:
+    """MAP_RANGE: what has memory is entered in the page tables, what has none stays without.
+
+    Another thread may unmap the range meanwhile. The kernel's refusal is no error of this call
+    then: it has mapped, and what the other thread did came after.
+    """
+    memory, first = mapping.vmo, mapping.vmo_offset
+    lock, size = memory.kernel.lock, 0
+    try:
+        with lock:  # for the descriptor, which is closed with the last mapping
+            size = min(mapping.size, memory.size - first) if mapping.is_as_made(perms) else 0
+            runs = memory.pages.backing.data_runs(first, size) if size > 0 else []
+        shift = mapping.address - first
+        for low, high in runs:
+            populate(low + shift, high + shift)
+    except BaseException as error:
+        with lock:
+            ours = mapping.is_as_made(perms) and memory.size >= first + size
+        if not ours and isinstance(error, PinfoldError):
+            return
+        with noted("unmap it again; it stays mapped", error):
+            mapping.unmap()
+        raise
+
+
+def _beyond(stop: int, limit: int) -> OutOfRange:
+    return OutOfRange(
+        "the range of memory ends where no object can",
+        asked=stop,
+        limit=limit,
+        remedy="map a part that the object has",
+    )
 
 
 def _checked_range(target: VmarObject, address: int, size: int) -> tuple[int, int]:
     if size <= 0 or page_up(size) > UINT64_MAX:
-        raise InvalidArgs("a range has at least a byte, and ends", asked=size, limit=UINT64_MAX)
+        raise InvalidArgs(
+            "a range has at least a byte, and ends",
+            asked=size,
+            limit=UINT64_MAX,
+            remedy="give a size above 0",
+        )
     return target.range_of(address, size)

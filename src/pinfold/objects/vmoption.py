@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from pinfold.errors import AccessDenied, InvalidArgs, NotSupported
 from pinfold.rights import Right
+from pinfold.units import PAGE_MASK, PAGE_SIZE
 
 if TYPE_CHECKING:
     from pinfold.objects.memory_object import VmoObject
@@ -42,7 +43,12 @@ class VmOption(enum.IntFlag, boundary=enum.KEEP):
           InvalidArgs: another ``log2``.
         """
         if not _LEAST_ALIGN <= log2 <= _MOST_ALIGN:
-            raise InvalidArgs("an alignment is from 1 KiB to 4 GiB", asked=log2, limit=_MOST_ALIGN)
+            raise InvalidArgs(
+                "an alignment is from 1 KiB to 4 GiB",
+                asked=log2,
+                limit=_MOST_ALIGN,
+                remedy="give its logarithm, 10 to 32",
+            )
         return VmOption(log2 << ALIGN_SHIFT)
 
 
@@ -78,7 +84,12 @@ def check_bits(options: int) -> None:
     """Raise `InvalidArgs` for a bit that no call takes, and for an alignment that there is not."""
     align = options >> ALIGN_SHIFT
     if options & ~FLAGS & (1 << ALIGN_SHIFT) - 1 or align >> 8:
-        raise InvalidArgs("an option that there is not", asked=options, limit=FLAGS)
+        raise InvalidArgs(
+            "an option that there is not",
+            asked=options,
+            limit=FLAGS,
+            remedy="combine members of VmOption only",
+        )
     if align and not _LEAST_ALIGN <= align <= _MOST_ALIGN:
         raise InvalidArgs(
             "an alignment is from 1 KiB to 4 GiB",
@@ -96,9 +107,25 @@ def check_perms(perms: int) -> None:
         )
 
 
+def check_address(address: int) -> None:
+    """Raise `InvalidArgs` for an absolute address that is none of a page."""
+    if address & PAGE_MASK or address < 0:
+        raise InvalidArgs(
+            "an address is page-aligned, and not negative",
+            asked=address,
+            limit=PAGE_SIZE,
+            remedy="give absolute addresses, as map returns them",
+        )
+        raise InvalidArgs("an address is page-aligned", asked=address, limit=PAGE_SIZE)
+
+
 def not_taken(call: str, options: int) -> InvalidArgs:
     """The error for options that ``call`` does not take."""
-    return InvalidArgs(f"{call} does not take {VmOption(options)!r}", asked=options)
+    return InvalidArgs(
+        f"{call} does not take {VmOption(options)!r}",
+        asked=options,
+        remedy="leave it out: PERM options are for mappings, CAN_MAP options for regions",
+    )
 
 
 def check_map(options: int, vmo: VmoObject, vmo_rights: int, allowed: int) -> None:
@@ -112,7 +139,10 @@ def check_map(options: int, vmo: VmoObject, vmo_rights: int, allowed: int) -> No
     Source: Zircon's dispatcher, steps in its order.
     """
     if options & STREAM and (vmo.physical or vmo.contiguous):
-        raise NotSupported(f"{vmo} has no stream size: it is contiguous or device memory")
+        raise NotSupported(
+            f"{vmo} has no stream size: it is contiguous or device memory",
+            remedy="leave FAULT_BEYOND_STREAM_SIZE out",
+        )
     if not vmo_rights & _MAP:
         raise AccessDenied(
             f"a handle to {vmo}", missing=_MAP, remedy="use a handle with that right"
@@ -121,7 +151,11 @@ def check_map(options: int, vmo: VmoObject, vmo_rights: int, allowed: int) -> No
     check_perms(perms)
     if options & (MAP_RANGE | CAN_RWX):
         if options & MAP_RANGE and options & OVERWRITE:
-            raise InvalidArgs("MAP_RANGE and SPECIFIC_OVERWRITE exclude each other", asked=options)
+            raise InvalidArgs(
+                "MAP_RANGE and SPECIFIC_OVERWRITE exclude each other",
+                asked=options,
+                remedy="leave MAP_RANGE out: pages are entered when they are touched",
+            )
         if options & CAN_RWX:
             raise not_taken("map", options & CAN_RWX)
     denied = perms & ~allowed

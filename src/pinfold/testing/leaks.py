@@ -6,16 +6,25 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pinfold.host import probe
+from pinfold.units import GIB
 
 
 @dataclass(frozen=True, slots=True)
 class HostState:
-    """Descriptors, mappings of pinfold's memory, and locked bytes of this process."""
+    """Descriptors, shared mappings, reserved address space and locked bytes of this process."""
 
     descriptors: frozenset[str]
     """What each open descriptor beyond the standard ones points to, with its number."""
     mappings: tuple[str, ...]
-    """The lines of /proc/self/maps that show pinfold's memory, without their inode numbers."""
+    """The lines of /proc/self/maps of shared mappings: where, permissions, and of what.
+
+    All that pinfold maps is shared: memfds, files, and an address space's spare mapping.
+    """
+    reserved: int
+    """GiB of address space that is held and cannot be accessed, in ranges of a GiB and more.
+
+    Smaller ranges are the C library's and the threads'; they come, go, and join their neighbours.
+    """
     locked_bytes: int
     """VmLck."""
 
@@ -29,11 +38,18 @@ class HostState:
             except FileNotFoundError:  # the descriptor of the listing itself
                 continue
             found.add(f"{entry} -> {target}")
-        lines = Path("/proc/self/maps").read_text().splitlines()
-        ours = (line.split() for line in lines if "pinfold:" in line)
+        mappings, reserved = [], 0
+        for line in Path("/proc/self/maps").read_text().splitlines():
+            where, perms, _, _, _, *what = line.split(maxsplit=5)
+            if perms.endswith("s"):
+                mappings.append(" ".join((where, perms, *what)))
+            elif perms == "---p" and not what:
+                low, high = (int(border, 16) for border in where.split("-"))
+                reserved += (high - low) // GIB
         return cls(
             descriptors=frozenset(found),
-            mappings=tuple(f"{fields[0]} {fields[1]} {fields[5]}" for fields in ours),
+            mappings=tuple(mappings),
+            reserved=reserved,
             locked_bytes=probe.process_memory().locked,
         )
 
@@ -43,6 +59,8 @@ class HostState:
         found += [f"descriptor gone: {d}" for d in sorted(self.descriptors - later.descriptors)]
         found += [f"mapping left: {m}" for m in later.mappings if m not in self.mappings]
         found += [f"mapping gone: {m}" for m in self.mappings if m not in later.mappings]
+        if later.reserved != self.reserved:
+            found.append(f"GiB reserved: {self.reserved} before, {later.reserved} after")
         if later.locked_bytes != self.locked_bytes:
             found.append(f"locked bytes: {self.locked_bytes} before, {later.locked_bytes} after")
         return found

@@ -111,13 +111,20 @@ MAP: tuple[Slip, ...] = (
     Slip(
         "a memory offset that overflows",
         OutOfRange,
-        {"vmo_offset": UINT64_MAX - P + 1},
+        {"vmo_offset": UINT64_MAX - 2 * P + 1, "size": 2 * P},
         facts=("asked", "limit"),
     ),
     Slip("the region is destroyed", BadState, {"vmar": dead_region}, facts=("asked", "remedy")),
     Slip("length 0", InvalidArgs, {"size": 0}),
     Slip("a negative length", InvalidArgs, {"size": -P}),
     *PLACING,
+    Slip("a length that only a file lacks", InvalidArgs, {"size": 1 << 63}, places=True),
+    Slip(
+        "a memory offset that no file has (ours: the last check)",
+        OutOfRange,
+        {"vmo_offset": (1 << 63) - P},
+        facts=("asked", "limit", "remedy"),
+    ),
 )
 
 
