@@ -98,14 +98,24 @@ class SimMaster:
     def copy(self, destination: SupportsIndex, source: SupportsIndex, size: SupportsIndex) -> None:
         """See `pinfold.bus.BusMaster.copy`."""
         to, at, left = index(destination), index(source), index(size)
+        space = self._space
         try:
+            if left <= _SHORT:  # written out: the calls would cost as much as the bytes
+                with space.lock:
+                    reading = space.translate(at, left, _READ)
+                    writing = space.translate(to, left, _WRITE)
+                    target, start = writing.view, to - writing.start
+                    if target is not None and reading.view is not None:
+                        offset = at - reading.start
+                        target[start : start + left] = reading.view[offset : offset + left]
+                        return
             while left > _BURST:
                 self._burst(to, at, _BURST)
                 to, at, left = to + _BURST, at + _BURST, left - _BURST
             self._burst(to, at, left)
         finally:
-            if self._space.owed:
-                self._space.ended_access()
+            if space.owed:
+                space.ended_access()
 
     def _burst(self, destination: int, source: int, size: int) -> None:
         translate = self._space.translate
@@ -119,8 +129,6 @@ class SimMaster:
                 data = memoryview(bytearray(size))
                 reading.pinned.read_into(data, source)
                 writing.pinned.write_from(data, destination)
-            elif size <= _SHORT:
-                view[destination : destination + size] = source_view[source : source + size]
             else:
                 calls.memmove(
                     writing.pinned.host_address + destination,
