@@ -43,7 +43,7 @@ class Diagnosis:
         log: FaultLog,
         space: Placement[SimGrant],
         guard: int,
-        owed: list[Callable[[], None]],
+        owed: deque[Callable[[], None]],
     ) -> None:
         self._initiator = initiator
         self._address_bits = address_bits

@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import threading
+from collections import deque
 from time import monotonic_ns
 from typing import TYPE_CHECKING, Final
 
@@ -51,7 +52,7 @@ class SimSpace:
         self._space: Placement[SimGrant] = Placement(apertures, guard=bus.guard)
         self._align = bus.limits.minimum_contiguity
         self.lock: threading.RLock | LostLock = threading.RLock()
-        self.owed: list[Callable[[], None]] = []
+        self.owed: deque[Callable[[], None]] = deque()
         """What is to be done once an access is over: listeners, and what finalisers left."""
         self._tlb: dict[int, SimGrant] = {}
         self._single: dict[int, SimGrant] = {}  # grants of one page, by page: rings have thousands
@@ -123,9 +124,11 @@ class SimSpace:
         """What a master calls after an access, outside the lock, when something is owed."""
         if held_by_this_thread(self.lock):  # an access inside an access: the outer one's end
             return
-        owed = self.owed[:]
-        del self.owed[: len(owed)]
-        for act in owed:
+        while self.owed:
+            try:
+                act = self.owed.popleft()  # one step: several threads end accesses at once
+            except IndexError:
+                return
             act()
 
     def master(self) -> SimMaster:
