@@ -4,10 +4,9 @@
 # descriptor, because a read through a shared mapping would commit the page it reads and an access
 # past the end of a mapping kills the process; a pread does neither.
 #
-# A `Window` is a mapping of the backing for our own use: to commit pages, to lock them, and to be
-# what a software device reads and writes. It is counted, and is unmapped only when nobody uses it.
-# Only a sealed backing lends its window to devices: where somebody else could truncate the file
-# under us, an access through a mapping could end the process, so those go through the descriptor.
+# Its windows (memory/window.py) are mappings for our own use. Only a sealed backing lends a window
+# to devices: where somebody else could truncate the file under us, an access through a mapping
+# could end the process, so those go through the descriptor.
 #
 # Source: memfd_create(2), fallocate(2), and measurements on Linux 6.18 for what commits a page.
 from __future__ import annotations
@@ -15,7 +14,7 @@ from __future__ import annotations
 import errno
 import os
 import threading
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
 from pinfold.errors import HostError, InvalidArgs, NoMemory, NotSupported, OutOfRange
 from pinfold.host import calls, mm
@@ -27,14 +26,13 @@ from pinfold.host.abi import (
     F_SEAL_SHRINK,
     F_SEAL_WRITE,
     FALLOC_FL_KEEP_SIZE,
-    PROT_READ,
-    PROT_WRITE,
     S_IFMT,
     S_IFREG,
     STAT_BLOCK_BYTES,
 )
 from pinfold.memory.hosterrors import noted, translated
-from pinfold.units import GIB, MIB, PAGE_SIZE, HostVa, page_down, page_up
+from pinfold.memory.window import Export, Window
+from pinfold.units import GIB, MIB, PAGE_SIZE, page_down, page_up
 
 if TYPE_CHECKING:
     from pinfold.memory.ranges import Interval
@@ -42,49 +40,6 @@ if TYPE_CHECKING:
 _WHOLE_WINDOW: Final = 1024 * GIB  # larger objects are mapped a range at a time
 _COPY_CHUNK: Final = 4 * MIB
 _COMMIT_PIECE: Final = 256 * MIB
-
-
-class Export(NamedTuple):
-    """Bytes that were lent out."""
-
-    owner: object
-    """What every view of them, and every slice of a view, keeps alive."""
-    view: memoryview
-
-
-class Window:
-    """A counted mapping of ``[offset, offset + size)`` of a backing."""
-
-    __slots__ = ("_backing", "address", "offset", "size", "users", "view")
-
-    def __init__(self, backing: Backing, offset: int, size: int) -> None:
-        prot = PROT_READ | PROT_WRITE if backing.writable else PROT_READ
-        with translated("map a window", asked=size):
-            self.address = mm.map_shared(backing.fd, backing.base + offset, size, prot)
-        self._backing = backing
-        self.offset = offset
-        self.size = size
-        self.users = 0
-        view = memoryview(calls.buffer_at(self.address, size)).cast("B")
-        self.view = view if backing.writable else view.toreadonly()
-        """The bytes of the window, by offset from its start; read-only where the backing is."""
-
-    def address_of(self, offset: int) -> HostVa:
-        """Where the byte at ``offset`` of the backing is in this process."""
-        return HostVa(self.address + offset - self.offset)
-
-    def export(self, offset: int, size: int) -> calls.ByteArray:
-        """The bytes of a part as an object of their own, which can be weakly referenced."""
-        return calls.buffer_at(self.address_of(offset), size)
-
-    def release(self) -> None:
-        """Say that one user is done with it."""
-        self._backing.give_back(self)
-
-    def unmap(self) -> None:
-        """Give the address range back. Only the backing calls this, when no user is left."""
-        with translated("unmap a window", asked=self.size):
-            mm.unmap(self.address, self.size)
 
 
 class Backing:

@@ -27,9 +27,9 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from pinfold.memory.backing import Window
     from pinfold.memory.ledger import Ledger
     from pinfold.memory.pages import Pages
+    from pinfold.memory.window import Window
     from pinfold.sites import Site
 
 

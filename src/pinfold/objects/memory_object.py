@@ -20,7 +20,8 @@ from pinfold.units import PAGE_SIZE, UINT64_MAX, page_up
 if TYPE_CHECKING:
     import weakref
 
-    from pinfold.memory.backing import Backing, Window
+    from pinfold.memory.backing import Backing
+    from pinfold.memory.window import Window
     from pinfold.objects.kernel import Kernel
     from pinfold.objects.resource import ResourceObject
     from pinfold.sites import Site
