@@ -147,7 +147,7 @@ class Backing:
                 regular = _is_regular(calls.fstat(own).st_mode)
                 # What is no file cannot be truncated: a BAR, /dev/mem. A file is sealed before its
                 # size is asked for: in between somebody else could cut it.
-                made.sealed = not regular or _seal_against_shrinking(own)
+                made.sealed = not regular or _seal_against_shrinking(own, mm.seals_of(own))
                 status = calls.fstat(own)
             if regular and status.st_size < base + size:
                 raise OutOfRange(
@@ -171,7 +171,7 @@ class Backing:
             if access == os.O_WRONLY:
                 raise InvalidArgs("a descriptor that cannot be read", remedy="open it for reading")
             with translated("seal a descriptor"):
-                sealed = _seal_against_shrinking(fd)
+                sealed = _seal_against_shrinking(fd, seals)
             # Only now is its size asked for: before the seal somebody else could have cut it.
             with translated("look at a descriptor"):
                 status = calls.fstat(fd)
@@ -379,9 +379,8 @@ def _is_regular(mode: int) -> bool:
     return mode & S_IFMT == S_IFREG
 
 
-def _seal_against_shrinking(fd: int) -> bool:
-    """True when the file behind ``fd`` cannot shrink any more."""
-    seals = mm.seals_of(fd)
+def _seal_against_shrinking(fd: int, seals: int | None) -> bool:
+    """True when the file behind ``fd``, which has ``seals``, cannot shrink any more."""
     if seals is None:
         return False
     if seals & F_SEAL_SHRINK:

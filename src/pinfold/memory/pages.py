@@ -202,17 +202,15 @@ class Pages:
         self.backing.write_zeros(offset, low - offset)
         self.backing.write_zeros(high, end - high)
         first, last = low >> PAGE_SHIFT, high >> PAGE_SHIFT
-        pinned = self.pinned_runs(first, last)
+        staying = RangeSet()
         for member in self.family:
-            if member is not self:
-                for start, stop in member.pinned_runs(first, last):
-                    pinned.add(start, stop)
+            for start, stop in member.pinned_runs(first, last):
+                staying.add(start, stop)
         if self.kept:
-            pinned.add(first, last)
-        for start, stop in pinned:
-            if max(start, first) < min(stop, last):
-                self.backing.write_zeros(start << PAGE_SHIFT, (stop - start) << PAGE_SHIFT)
-        for start, stop in pinned.gaps(first, last):
+            staying.add(first, last)
+        for start, stop in staying:
+            self.backing.write_zeros(start << PAGE_SHIFT, (stop - start) << PAGE_SHIFT)
+        for start, stop in staying.gaps(first, last):
             self.decommit(start << PAGE_SHIFT, (stop - start) << PAGE_SHIFT)
 
     def resize(self, size: int) -> None:

@@ -73,10 +73,6 @@ class FrameRun:
             index = (index & ~mask) | slot
         return self.first + index
 
-    def address_of(self, page: int) -> int:
-        """The physical address of one page of the run."""
-        return int(self.addresses(page, page + 1)[0])
-
 
 class PhysicalMap:
     """Which page of which object is at a simulated physical address."""

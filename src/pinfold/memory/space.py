@@ -74,6 +74,11 @@ class Placement(Generic[V]):
             self._hint = start
         return self.blocks.pop(start)[1]
 
+    @property
+    def size(self) -> int:
+        """Bytes in all the apertures."""
+        return sum(high - low for low, high in self._apertures)
+
     def largest_gap(self) -> int:
         """Bytes in the largest free range, guards not counted; for messages."""
         best = 0

@@ -88,7 +88,6 @@ class VmoObject(KernelObject):
     """What every handle to a memory object shares."""
 
     __slots__ = (
-        "contiguous",
         "in_use",
         "label",
         "mappings",
@@ -108,7 +107,6 @@ class VmoObject(KernelObject):
         super().__init__(kernel, name)
         self.pages = Pages(backing, kernel.physmap)
         self.resizable = resizable
-        self.contiguous = False
         self.physical = False
         self.mappings = 0
         self.views: list[ShownRange] = []
@@ -123,6 +121,11 @@ class VmoObject(KernelObject):
     def size(self) -> int:
         """Bytes, whole pages."""
         return self.pages.backing.size
+
+    @property
+    def contiguous(self) -> bool:
+        """True when it is one run of physical memory: contiguous and device memory."""
+        return self.pages.contiguous
 
     @property
     def default_rights(self) -> int:
@@ -144,9 +147,8 @@ class VmoObject(KernelObject):
             self.kernel.lock.later(self)
 
     def _release(self) -> None:
-        if self.handle_count or self.mappings or self.pages.pins or self.views or self.in_use:
-            return
-        if self.released:
+        in_use = self.mappings or self.pages.pins or self.views or self.in_use
+        if self.released or self.handle_count or in_use:
             return
         self.pages.refuse_inside_access()
         self.released = True

@@ -134,7 +134,6 @@ class Vmo(VmoContents):
         try:
             with process.kernel.lock:
                 target.pages.make_contiguous(alignment)
-                target.contiguous = True
             with using(process.kernel, target):
                 target.pages.commit(0, size)
             with process.kernel.lock:
@@ -188,7 +187,7 @@ class Vmo(VmoContents):
             raise
         with process.kernel.lock:
             target.resource = owner
-            target.physical = target.contiguous = True
+            target.physical = True
             target.pages.show_at(address)
         return made
 

@@ -55,11 +55,12 @@ class VmoContents(Handle[VmoObject]):
             size = max(self.object.size - offset, 0)
         with self._entry.process.kernel.lock:
             # Checked before a buffer of that size is made.
-            target = self._readable(offset, index(size))
-            data = bytearray(size)
+            target = self._within(_READ, offset, index(size))
             if _is_short(target, size):
+                data = bytearray(size)
                 target.pages.read_into(memoryview(data), offset)
                 return bytes(data)
+        data = bytearray(size)
         self.read_into(data, offset)
         return bytes(data)
 
@@ -68,7 +69,7 @@ class VmoContents(Handle[VmoObject]):
         view, offset = bytes_of(buffer), index(offset)
         kernel = self._entry.process.kernel
         with kernel.lock:
-            target = self._readable(offset, len(view))
+            target = self._within(_READ, offset, len(view))
             if _is_short(target, len(view)):
                 target.pages.read_into(view, offset)
                 return len(view)
@@ -77,8 +78,9 @@ class VmoContents(Handle[VmoObject]):
             target.pages.read_into(view, offset)
         return len(view)
 
-    def _readable(self, offset: int, size: int) -> VmoObject:
-        target = self._require(_READ)
+    def _within(self, right: int, offset: int, size: int) -> VmoObject:
+        """The object, if the handle has the right and the range can be read or written."""
+        target = self._require(right)
         if target.physical:
             raise NotSupported(f"{target} is device memory", remedy="map it")
         target.check_range(offset, size)
@@ -121,10 +123,7 @@ class VmoContents(Handle[VmoObject]):
                 self._writable(offset + at, len(piece)).pages.write_from(piece, offset + at)
 
     def _writable(self, offset: int, size: int) -> VmoObject:
-        target = self._require(_WRITE)
-        if target.physical:
-            raise NotSupported(f"{target} is device memory", remedy="map it")
-        target.check_range(offset, size)
+        target = self._within(_WRITE, offset, size)
         length = target.pages.backing.length
         if offset + size > length:
             raise OutOfRange(
@@ -147,17 +146,19 @@ class VmoContents(Handle[VmoObject]):
 
         Source: zx_vmo_op_range, COMMIT.
         """
-        with self._entry.process.kernel.lock:
+        kernel = self._entry.process.kernel
+        with kernel.lock:
             target = self._require(_WRITE)
             start, stop = self._range(target, offset, size, "commit")
+            start, stop = page_down(start), page_up(stop)
+            if start == stop:
+                return
             epoch = target.pages.epoch
-        start, stop = page_down(start), page_up(stop)
-        if start < stop:
-            kernel = self._entry.process.kernel
-            with using(kernel, target):
-                target.pages.commit(start, stop - start)
-                with kernel.lock:
-                    target.pages.remember(start, stop - start, epoch)
+            target.in_use += 1
+        with _letting_go(kernel, target):
+            target.pages.commit(start, stop - start)
+            with kernel.lock:
+                target.pages.remember(start, stop - start, epoch)
 
     def decommit(self, offset: int = 0, size: int | None = None) -> None:
         """Give the memory of a range back; it reads as zeros afterwards.

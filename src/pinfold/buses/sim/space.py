@@ -56,8 +56,6 @@ class SimSpace:
         """What is to be done once an access is over: listeners, and what finalisers left."""
         self._tlb: dict[int, SimGrant] = {}
         self._single: dict[int, SimGrant] = {}  # grants of one page, by page: rings have thousands
-        # A tuple each, made into a record only when a fault asks: this is on the path of every
-        # unpin.
         self._diagnosis = Diagnosis(
             initiator, address_bits, bus.faults, self._space, bus.guard, self.owed
         )
@@ -187,11 +185,7 @@ class SimSpace:
             f"the extent of {human_size(size)} aligned to {human_size(self._align)}",
             asked=size,
             available=self._space.largest_gap(),
-            limit=self._space_size(),
+            limit=self._space.size,
             holder=f"{len(self._space.blocks)} live grant(s)",
             remedy="unpin something, or pin smaller ranges",
         )
-
-    def _space_size(self) -> int:
-        top = reach(self._address_bits)
-        return sum(min(high, top) - low for low, high in self._bus.limits.apertures if low < top)
