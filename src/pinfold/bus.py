@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING, Protocol, SupportsIndex, overload, runtime_che
 
 import numpy as np
 
-from pinfold.errors import InvalidArgs
 from pinfold.faults import Fault, FaultLog, FaultReason, GrantRecord
 from pinfold.memory.pinned import Anchor, PinnedRange
 from pinfold.units import PAGE_SIZE, ByteRange, DevVa, human_size
@@ -293,18 +292,6 @@ class Bus(Protocol):
         The memory is shared with the parent, whose bus this is; a port that was made before the
         fork raises `WrongProcess` from now on.
         """
-
-
-def flat(buffer: bytes | bytearray | memoryview) -> memoryview:
-    """The bytes of a contiguous buffer, empty ones of any shape included.
-
-    Raises:
-      InvalidArgs: its bytes do not lie next to each other.
-    """
-    view = memoryview(buffer)
-    if not view.c_contiguous:
-        raise InvalidArgs("the bytes of the buffer do not lie next to each other")
-    return view.cast("B") if view.nbytes else memoryview(b"")
 
 
 def reach(address_bits: int) -> int:

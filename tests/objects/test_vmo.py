@@ -112,6 +112,8 @@ def test_bytes_come_from_anything_with_a_buffer(vmo: pf.Vmo) -> None:
     assert vmo.write(np.zeros((0, 3))) == 0
     with pytest.raises(InvalidArgs, match="next to each other"):
         vmo.write(np.zeros(8, dtype="u1")[::2])
+    with pytest.raises(InvalidArgs, match="next to each other"):
+        vmo.write(np.zeros((2, 3), order="F"))  # in one piece, but not in order
     with pytest.raises(WrongType):
         vmo.write("text")  # type: ignore[arg-type]  # the mistake
 

@@ -23,12 +23,12 @@ from pinfold.bus import (
     FaultReason,
     Grant,
     PinnedRange,
-    flat,
     out_of_reach_text,
     page_extents,
     reach,
 )
 from pinfold.errors import DmaFault, InvalidArgs, OutOfReach
+from pinfold.memory.buffers import flat
 from pinfold.rights import Perm
 from pinfold.units import MIB, PAGE_SIZE, UINT64_MAX, ByteRange
 

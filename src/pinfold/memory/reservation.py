@@ -124,7 +124,7 @@ class AddressSpace:
         if self.closed:
             return
         self.closed = True
-        self._remember(lease for lease in self.lent if lease.live)
+        self.note_stale(lease for lease in self.lent if lease.live)
         changes: Changes = []
         try:
             # Before the books: at the limit of mappings Python has no memory for them either.
@@ -165,7 +165,10 @@ class AddressSpace:
 
     def note_stale(self, leases: Iterable[Lease]) -> None:
         """Their memory was just unmapped by force."""
-        self._remember(leases)
+        for lease in leases:
+            if lease not in self.stale:
+                self.stale.append(lease)
+                self._ghosts.add(page_down(lease.start), page_up(lease.stop))
 
     def lend(self, mapped: Mapped, lease: Lease, on_end: Callable[[Any], None]) -> memoryview:
         """The bytes of ``lease``, which ``mapped`` shows; see `Mapped.lend`."""
@@ -194,12 +197,6 @@ class AddressSpace:
     def free_of_stale(self, start: int, stop: int) -> Iterator[tuple[int, int]]:
         """The parts of a gap that no stale view shows."""
         return self._ghosts.gaps(start, stop) if self._ghosts else iter(((start, stop),))
-
-    def _remember(self, leases: Iterable[Lease]) -> None:
-        for lease in leases:
-            if lease not in self.stale:
-                self.stale.append(lease)
-                self._ghosts.add(page_down(lease.start), page_up(lease.stop))
 
     def _give_back(self) -> None:
         spare, self._spare = self._spare, None

@@ -11,7 +11,8 @@ from contextlib import contextmanager
 from operator import index
 from typing import TYPE_CHECKING, Any, Final
 
-from pinfold.errors import BadHandle, InvalidArgs, NotSupported, OutOfRange, Unavailable, WrongType
+from pinfold.errors import BadHandle, InvalidArgs, NotSupported, OutOfRange, Unavailable
+from pinfold.memory.buffers import flat
 from pinfold.objects.handle import Handle
 from pinfold.objects.memory_object import MAX_SIZE, VmoObject, checked_size
 from pinfold.rights import Right
@@ -66,7 +67,7 @@ class VmoContents(Handle[VmoObject]):
 
     def read_into(self, buffer: bytearray | memoryview | NDArray[Any], offset: int = 0) -> int:
         """Fill a writable buffer from ``offset``; how many bytes that were. See `read`."""
-        view, offset = bytes_of(buffer), index(offset)
+        view, offset = flat(buffer), index(offset)
         kernel = self._entry.process.kernel
         with kernel.lock:
             target = self._within(_READ, offset, len(view))
@@ -97,7 +98,7 @@ class VmoContents(Handle[VmoObject]):
 
         Source: zx_vmo_write.
         """
-        view, offset = bytes_of(data), index(offset)
+        view, offset = flat(data), index(offset)
         kernel = self._entry.process.kernel
         with kernel.lock:
             target = self._writable(offset, len(view))
@@ -278,22 +279,3 @@ def _letting_go(kernel: Kernel, target: VmoObject) -> Iterator[None]:
 def _is_short(target: VmoObject, size: int) -> bool:
     """True for what is moved in no time, from memory of ours, and so under the kernel's lock."""
     return size <= _SHORT and target.pages.backing.kind == "memfd"
-
-
-def bytes_of(buffer: Any) -> memoryview:
-    """The bytes of anything with the buffer protocol, numpy arrays included.
-
-    Raises:
-      WrongType: it has no buffer.
-      InvalidArgs: its bytes do not lie next to each other.
-    """
-    try:
-        view = memoryview(buffer)
-    except TypeError as error:
-        raise WrongType(f"{type(buffer).__name__} has no buffer") from error
-    if not view.contiguous:
-        raise InvalidArgs(
-            "the bytes of the buffer do not lie next to each other",
-            remedy="copy it first: numpy.ascontiguousarray",
-        )
-    return view.cast("B") if view.nbytes else memoryview(b"")
