@@ -30,6 +30,8 @@ class Status(enum.Enum):
     NOT_FOUND = "NOT_FOUND"
     ALREADY_EXISTS = "ALREADY_EXISTS"
     UNAVAILABLE = "UNAVAILABLE"
+    TIMED_OUT = "TIMED_OUT"
+    CANCELED = "CANCELED"
     ACCESS_DENIED = "ACCESS_DENIED"
     IO = "IO"
     NO_SPACE = "NO_SPACE"
@@ -148,6 +150,24 @@ class NotSupported(PinfoldError, NotImplementedError):
     """This kind of object cannot do that, ever."""
 
     status = Status.NOT_SUPPORTED
+
+
+class BufferTooSmall(PinfoldError, BufferError):
+    """What the caller has room for is less than what there is (``asked``, ``available``)."""
+
+    status = Status.BUFFER_TOO_SMALL
+
+
+class TimedOut(PinfoldError, TimeoutError):
+    """What was waited for had not happened by the deadline."""
+
+    status = Status.TIMED_OUT
+
+
+class Canceled(PinfoldError, RuntimeError):
+    """The handle that was waited on was closed meanwhile."""
+
+    status = Status.CANCELED
 
 
 class NotFound(PinfoldError, LookupError):

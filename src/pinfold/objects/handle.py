@@ -36,15 +36,17 @@ class HandleEntry:
       object: what it is a handle to; None once it is closed.
       rights: bits of `Right`.
       process: whose table it is in.
+      face: what a dialect uses it through, made on first use; it lasts as long as the entry.
     """
 
-    __slots__ = ("object", "process", "rights", "value")
+    __slots__ = ("face", "object", "process", "rights", "value")
 
     def __init__(self, value: int, target: KernelObject, rights: int, process: Process) -> None:
         self.value = value
         self.object: KernelObject | None = target
         self.rights = rights
         self.process = process
+        self.face: Handle[Any] | None = None
 
     def close_locked(self) -> None:
         """Close it, once. Called with the kernel's lock held."""
@@ -52,6 +54,7 @@ class HandleEntry:
         if target is None:
             return
         self.object = None
+        self.face = None
         self.process.remove(self.value)
         target.handle_count -= 1
         if not target.handle_count:
@@ -234,6 +237,8 @@ class Handle(Generic[K]):
     def __del__(self) -> None:
         entry = getattr(self, "_entry", None)  # absent when making the handle failed
         if entry is None or entry.object is None or sys.is_finalizing():
+            return
+        if entry.face is self:  # a number in a table, which goes with its process
             return
         kernel = entry.process.kernel
         if kernel.lost:  # a forked child: the parent's handle is the parent's to close

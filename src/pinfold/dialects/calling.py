@@ -1,0 +1,215 @@
+# How a flat call is made from Python: output parameters, C integers, buffers, handles as numbers.
+#
+# The dialects translate, and decide nothing. A number becomes the Python handle that the table has
+# for it (its face), the object does the checks in its own order, and its error becomes a status. So
+# that the object's order of checks stays in force, a number that names nothing is looked up to a
+# closed handle: it is the object that says so, when its turn comes.
+#
+# An argument that C could not have passed is Python's own error, raised before anything is done:
+# OverflowError for an integer that does not fit, TypeError for what is no integer, no buffer or no
+# `Out`.
+from __future__ import annotations
+
+from functools import wraps
+from operator import index
+from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar
+
+from pinfold.errors import BadHandle, InvalidArgs, PinfoldError, WrongType
+from pinfold.objects.bti import Bti
+from pinfold.objects.handle import Handle, HandleEntry
+from pinfold.objects.iommu import Iommu
+from pinfold.objects.object import KernelObject, ObjectType
+from pinfold.objects.pmt import Pmt
+from pinfold.objects.process import current_process
+from pinfold.objects.resource import Resource
+from pinfold.objects.vmar import Vmar
+from pinfold.objects.vmo import Vmo
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from pinfold.errors import Status
+    from pinfold.objects.process import Process
+
+P = ParamSpec("P")
+H = TypeVar("H", bound="Handle[Any]")
+
+_U32: Final = (1 << 32) - 1
+_U64: Final = (1 << 64) - 1
+
+
+class Out:
+    """The slot that an output pointer points to: ``value`` is None until a call has written it.
+
+    A call writes it when it succeeds, and not before.
+    """
+
+    __slots__ = ("value",)
+
+    def __init__(self) -> None:
+        self.value: Any = None
+
+    def __repr__(self) -> str:
+        return f"Out({self.value!r})"
+
+
+# Arguments ----------------------------------------------------------------------------------------
+
+
+def u32(value: int) -> int:
+    """An unsigned 32-bit argument."""
+    value = index(value)
+    if not 0 <= value <= _U32:
+        raise OverflowError(f"{value:#x} is no unsigned 32-bit number")
+    return value
+
+
+def u64(value: int) -> int:
+    """An unsigned 64-bit argument."""
+    value = index(value)
+    if not 0 <= value <= _U64:
+        raise OverflowError(f"{value:#x} is no unsigned 64-bit number")
+    return value
+
+
+def i64(value: int) -> int:
+    """A signed 64-bit argument."""
+    value = index(value)
+    if not -(1 << 63) <= value < 1 << 63:
+        raise OverflowError(f"{value:#x} is no signed 64-bit number")
+    return value
+
+
+def slot(out: Out | None) -> Out | None:
+    """An output parameter; None is the NULL pointer."""
+    if out is not None and not isinstance(out, Out):
+        raise TypeError(f"an output parameter is an Out or None, not a {type(out).__name__}")
+    return out
+
+
+def pointed(buffer: Any) -> memoryview | None:
+    """The bytes of a buffer argument; None for the NULL pointer.
+
+    Raises:
+      TypeError: it has no buffer, or its bytes do not lie next to each other.
+    """
+    if buffer is None:
+        return None
+    view = memoryview(buffer)
+    if not view.c_contiguous:
+        raise TypeError("the bytes of the buffer do not lie next to each other")
+    return view.cast("B") if view.nbytes else memoryview(bytearray())
+
+
+def filled(out: Out | None, value: object) -> None:
+    """Write an output parameter.
+
+    Raises:
+      InvalidArgs: it is the NULL pointer.
+    """
+    if out is None:
+        raise InvalidArgs("the output pointer is NULL", remedy="pass an Out()")
+    out.value = value
+
+
+# Handles ------------------------------------------------------------------------------------------
+
+_FACES: Final[Mapping[ObjectType, type[Handle[Any]]]] = {
+    ObjectType.VMO: Vmo,
+    ObjectType.VMAR: Vmar,
+    ObjectType.BTI: Bti,
+    ObjectType.PMT: Pmt,
+    ObjectType.IOMMU: Iommu,
+    ObjectType.RESOURCE: Resource,
+}
+
+
+def face(number: int, process: Process | None = None) -> Handle[Any]:
+    """What the current process has under ``number``; a closed handle where it has nothing."""
+    process = process or current_process()
+    entry = process.handles.get(number)
+    if entry is None:
+        return _nothing(process)
+    found = entry.face
+    if found is None:
+        target = entry.object
+        kind = _FACES.get(target.object_type, Handle) if target is not None else Handle
+        found = entry.face = kind.wrap(entry)
+    return found
+
+
+def handle_of(number: int, kind: type[H]) -> H:
+    """The handle under ``number``, which is to be of one kind.
+
+    Raises:
+      BadHandle: there is none.
+      WrongType: it is of another kind.
+    """
+    found = face(number)
+    if isinstance(found, kind):
+        return found
+    if found.closed:
+        raise BadHandle("no handle has this number", asked=number)
+    raise WrongType(f"{found!r} is not a {kind.__name__}", asked=number)
+
+
+def open_handle(number: int) -> Handle[KernelObject]:
+    """The handle under ``number``, of whatever kind.
+
+    Raises:
+      BadHandle: there is none.
+    """
+    found = face(number)
+    if found.closed:
+        raise BadHandle("no handle has this number", asked=number)
+    return found
+
+
+def number_of(handle: Handle[Any]) -> int:
+    """Leave a handle to the table: from here on only its number names it."""
+    handle._entry.face = handle
+    return handle._entry.value
+
+
+def give(out: Out | None, handle: Handle[Any]) -> None:
+    """Return a handle through an output parameter.
+
+    Raises:
+      InvalidArgs: it is the NULL pointer; the handle is closed again.
+    """
+    if out is None:
+        handle.close()
+        raise InvalidArgs("the output pointer is NULL", remedy="pass an Out()")
+    out.value = number_of(handle)
+
+
+def _nothing(process: Process) -> Handle[Any]:
+    """A closed handle, of the process whose kernel's lock is taken to find that out."""
+    entry = HandleEntry.__new__(HandleEntry)
+    entry.value, entry.object, entry.rights = 0, None, 0
+    entry.process, entry.face = process, None
+    return Handle.wrap(entry)
+
+
+# Statuses -----------------------------------------------------------------------------------------
+
+
+def syscalls(
+    statuses: Mapping[Status, int],
+) -> Callable[[Callable[P, int | None]], Callable[P, int]]:
+    """The decorator of a dialect's calls: pinfold's errors become its statuses.
+
+    A call that returns None has succeeded: 0.
+    """
+
+    def syscall(function: Callable[P, int | None]) -> Callable[P, int]:
+        @wraps(function)
+        def call(*args: P.args, **kwargs: P.kwargs) -> int:
+            try:
+                return function(*args, **kwargs) or 0
+            except PinfoldError as error:
+                return statuses[error.status]
+
+        return call
+
+    return syscall
