@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import Final
 
 from pinfold import Right
 from pinfold.errors import (
@@ -14,6 +14,7 @@ from pinfold.errors import (
     AlreadyExists,
     BadHandle,
     BadState,
+    BufferTooSmall,
     InvalidArgs,
     NoMemory,
     NoResources,
@@ -23,120 +24,36 @@ from pinfold.errors import (
     WrongType,
 )
 from pinfold.objects.vmoption import VmOption
-from pinfold.testing.faults import FailNth
 from pinfold.units import PAGE_SIZE, UINT64_MAX
-from tests.stage import ANYTHING, CannotHappen, Case, Stage
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    Act = Callable[[], object]
+from tests.catalogue_vmar_acts import (
+    NO_SUCH_ALIGNMENT,
+    OVERWRITE,
+    PAGES,
+    READ,
+    READ_WRITE,
+    SPECIFIC,
+    UNKNOWN_OPTION,
+    UPPER,
+    closed_region,
+    closed_vmo,
+    contiguous_stream,
+    destroyed,
+    discardable,
+    host_refuses,
+    no_gap,
+    not_a_vmo,
+    over_a_mapping,
+    over_a_region,
+    over_a_view,
+    plain_map,
+    strictly,
+)
+from tests.stage import CannotHappen, Case
 
 MAP: Final = "zx_vmar_map"
 
 case: Final = partial(Case, MAP)
 cannot: Final = partial(CannotHappen, MAP)
-
-READ: Final = VmOption.PERM_READ
-READ_WRITE: Final = VmOption.PERM_READ | VmOption.PERM_WRITE
-SPECIFIC: Final = VmOption.SPECIFIC
-OVERWRITE: Final = VmOption.SPECIFIC_OVERWRITE
-UPPER: Final = VmOption.OFFSET_IS_UPPER_LIMIT
-
-UNKNOWN_OPTION: Final = VmOption(1 << 16)
-"""A bit that is no option."""
-
-NO_SUCH_ALIGNMENT: Final = VmOption(40 << 24)
-"""2**40 bytes: more than the largest alignment there is."""
-
-PAGES: Final = 16
-"""Pages in the region."""
-
-
-def plain_map(
-    options: VmOption = READ,
-    *,
-    region: VmOption = ANYTHING,
-    offset: int = 0,
-    vmo_offset: int = 0,
-    size: int | None = None,
-    vmo_lacks: Right = Right.NONE,
-    vmar_lacks: Right = Right.NONE,
-    resizable: bool = False,
-) -> Callable[[Stage], Act]:
-    """Map an object of two pages; what is wrong with the call is in the arguments."""
-
-    def arrange(stage: Stage) -> Act:
-        vmar = stage.weaker(stage.region(region, pages=PAGES), without=vmar_lacks)
-        vmo = stage.weaker(stage.vmo(resizable=resizable), without=vmo_lacks)
-        return lambda: vmar.map(vmo, options, offset=offset, vmo_offset=vmo_offset, size=size)
-
-    return arrange
-
-
-def closed_region(stage: Stage) -> Act:
-    vmar, vmo = stage.region(), stage.vmo()
-    vmar.close()
-    return lambda: vmar.map(vmo, READ)
-
-
-def closed_vmo(stage: Stage) -> Act:
-    vmar, vmo = stage.region(), stage.vmo()
-    vmo.close()
-    return lambda: vmar.map(vmo, READ)
-
-
-def not_a_vmo(stage: Stage) -> Act:
-    vmar, bti = stage.region(), stage.bti()
-    return lambda: vmar.map(cast("Any", bti), READ)
-
-
-def destroyed(stage: Stage) -> Act:
-    vmar, vmo = stage.region(), stage.vmo()
-    vmar.destroy()
-    return lambda: vmar.map(vmo, READ)
-
-
-def over_a_mapping(stage: Stage) -> Act:
-    vmar, vmo = stage.region(), stage.vmo()
-    vmar.map(vmo, READ, size=2 * PAGE_SIZE)
-    return lambda: vmar.map(vmo, READ | SPECIFIC, offset=PAGE_SIZE)
-
-
-def over_a_region(stage: Stage) -> Act:
-    """The region in the way lies between two mappings, which must both survive."""
-    vmar, vmo = stage.region(), stage.vmo()
-    vmar.map(vmo, READ | SPECIFIC, size=PAGE_SIZE)
-    stage.keep(vmar.allocate(PAGE_SIZE, SPECIFIC, offset=PAGE_SIZE))
-    vmar.map(vmo, READ | SPECIFIC, offset=2 * PAGE_SIZE, size=PAGE_SIZE)
-    return lambda: vmar.map(vmo, READ | OVERWRITE, size=3 * PAGE_SIZE)
-
-
-def over_a_view(stage: Stage) -> Act:
-    vmar, vmo = stage.region(), stage.vmo()
-    view = vmar.map(vmo, READ).view()
-    stage.keep(view)
-    return lambda: vmar.map(vmo, READ | OVERWRITE)
-
-
-def no_gap(stage: Stage) -> Act:
-    """Every other page is taken: half of the region is free, and no two pages of it adjoin."""
-    vmar, vmo = stage.region(pages=PAGES), stage.vmo()
-    for page in range(0, PAGES, 2):
-        vmar.map(vmo, READ | SPECIFIC, offset=page * PAGE_SIZE, size=PAGE_SIZE)
-    return lambda: vmar.map(vmo, READ, size=2 * PAGE_SIZE)
-
-
-def host_refuses(stage: Stage) -> Act:
-    """The kernel is out of mappings: what mmap says then is said for it, the limit being too high
-    to be reached in a test."""
-    vmar, vmo = stage.region(), stage.vmo()
-
-    def act() -> None:
-        with FailNth(1):
-            vmar.map(vmo, READ)
-
-    return act
 
 
 VMAR_ROWS: Final[tuple[Case | CannotHappen, ...]] = (
@@ -354,19 +271,30 @@ VMAR_ROWS: Final[tuple[Case | CannotHappen, ...]] = (
     ),
     case(
         Status.NOT_SUPPORTED,
-        "FAULT_BEYOND_STREAM_SIZE: no Vmo has a stream size",
+        "FAULT_BEYOND_STREAM_SIZE, and the Vmo is contiguous, or device memory: it has no stream",
         NotSupported,
-        plain_map(READ | VmOption.ALLOW_FAULTS | VmOption.FAULT_BEYOND_STREAM_SIZE),
+        contiguous_stream,
     ),
-    cannot(
+    case(
         Status.NOT_SUPPORTED,
-        "the Vmo is discardable, or resizable, and ALLOW_FAULTS is not given",
-        "No Vmo is discardable; a resizable one is mapped without it, as the kernel does.",
+        "the Vmo is discardable, and ALLOW_FAULTS is not given",
+        NotSupported,
+        discardable,
     ),
-    cannot(
+    case(
+        Status.NOT_SUPPORTED,
+        'the Vmo is resizable, and ALLOW_FAULTS is not given: with `Kernel(strict="docs")` only, '
+        "as the kernel maps it",
+        NotSupported,
+        strictly(plain_map(resizable=True)),
+    ),
+    case(
         Status.BUFFER_TOO_SMALL,
-        "the range leaves the Vmo, and ALLOW_FAULTS is not given",
-        "The page promises it and the kernel maps; so do we. What has no memory is a bus error.",
+        'the range leaves the Vmo, and ALLOW_FAULTS is not given: with `Kernel(strict="docs")` '
+        "only, as the kernel maps it",
+        BufferTooSmall,
+        strictly(plain_map(size=3 * PAGE_SIZE)),
+        facts=("asked", "limit"),
     ),
     case(
         Status.NO_RESOURCES,

@@ -9,9 +9,11 @@ from pinfold.objects.kernel import Kernel, default_kernel
 from pinfold.objects.mapping import Mapping
 from pinfold.objects.pmt import AddrForm, Pmt, PmtState
 from pinfold.objects.process import Process, current_process
-from pinfold.objects.resource import Resource
+from pinfold.objects.region_ops import VmarOp
+from pinfold.objects.resource import Resource, ResourceKind
+from pinfold.objects.signals import Signal
 from pinfold.objects.vmar import Vmar
-from pinfold.objects.vmo import Vmo
+from pinfold.objects.vmo import CachePolicy, Vmo, VmoChild
 from pinfold.objects.vmoption import VmOption
 from pinfold.rights import Perm, Right
 from pinfold.units import PAGE_SIZE, ByteRange, DevVa, HostVa, PhysAddr
@@ -25,6 +27,7 @@ __all__ = [
     "BusLimits",
     "BusMaster",
     "ByteRange",
+    "CachePolicy",
     "DevVa",
     "Extent",
     "Extents",
@@ -42,10 +45,14 @@ __all__ = [
     "PmtState",
     "Process",
     "Resource",
+    "ResourceKind",
     "Right",
+    "Signal",
     "VmOption",
     "Vmar",
+    "VmarOp",
     "Vmo",
+    "VmoChild",
     "current_process",
     "default_kernel",
     "open_bus",

@@ -178,6 +178,11 @@ class Grant:
         """Where the device finds it, ascending by offset."""
         return self._extents
 
+    @property
+    def first(self) -> int:
+        """The device address of its first byte."""
+        return self.extents.first
+
 
 class BusMaster(Protocol):
     """A software device's port: it reaches memory by device address and in no other way.

@@ -44,9 +44,13 @@ class Counted(Mapped):
 
     __slots__ = ("number",)
 
-    def __init__(self, fd: int, number: int) -> None:
-        super().__init__(fd)
+    def __init__(self, fd: int, number: int, reach: int | None = None) -> None:
+        super().__init__(fd, reach=reach)
         self.number = number
+
+    def shows(self, page: int) -> bool:
+        """True when a page of the file may be shown."""
+        return self.reach is None or page * PAGE_SIZE < self.reach
 
 
 @dataclass
@@ -79,7 +83,7 @@ def check(space: AddressSpace, model: Model, every: list[Counted]) -> None:
     assert seen == model.pages
     for page in range(PAGES):
         entry = model.pages.get(page)
-        readable = entry is not None and entry[2] & 1
+        readable = entry is not None and entry[2] & 1 and entry[0].shows(entry[1])
         expected = entry[0].number + entry[1] if entry is not None and readable else None
         assert reads(base + page * PAGE_SIZE) == expected
     counts = model.pieces()

@@ -36,6 +36,10 @@ def test_range_set_is_a_set(steps: list[tuple[bool, tuple[int, int]]]) -> None:
         assert all(a[1] < b[0] for a, b in itertools.pairwise(intervals))
         assert ours.total == len(model)
         assert ours.covers(start, stop) is set(range(start, stop)).issubset(model)
+        for key in range(KEYS):
+            found = ours.find(key)
+            assert found in intervals if key in model else found is None
+            assert found is None or found[0] <= key < found[1]
         holes = {key for a, b in ours.gaps(0, KEYS) for key in range(a, b)}
         assert holes == set(range(KEYS)) - model
 

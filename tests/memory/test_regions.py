@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pinfold.memory.reach import move_edge
 from pinfold.memory.regions import Region
 from pinfold.memory.reservation import AddressSpace
 from pinfold.units import PAGE_SIZE
@@ -21,9 +22,12 @@ def spans(draw: st.DrawFn) -> tuple[int, int]:
 
 steps = st.lists(
     st.tuples(
-        st.sampled_from(["map", "map", "find", "clear", "protect", "allocate", "destroy"]),
+        st.sampled_from(
+            ["map", "map", "find", "clear", "protect", "allocate", "destroy", "follow"]
+        ),
         spans(),
         st.integers(0, 7),
+        st.none() | st.integers(0, FILE_PAGES).map(PAGE_SIZE.__mul__),
         st.sampled_from([0, 1, 3]),
         st.booleans(),
     ),
@@ -34,12 +38,13 @@ steps = st.lists(
 @settings(deadline=None)
 @given(steps)
 def test_the_tree_is_what_a_dict_of_pages_is(
-    files: tuple[int, int], plan: list[tuple[str, tuple[int, int], int, int, bool]]
+    files: tuple[int, int],
+    plan: list[tuple[str, tuple[int, int], int, int | None, int, bool]],
 ) -> None:
     space = AddressSpace(PAGES * PAGE_SIZE)
     model, every, regions = Model(), list[Counted](), [space.root]
     try:
-        for kind, (low, high), choice, prot, which in plan:
+        for kind, (low, high), choice, reach, prot, which in plan:
             regions = [region for region in regions if region.alive]
             region = regions[choice % len(regions)]
             first = (region.base - space.base) // PAGE_SIZE
@@ -63,7 +68,7 @@ def test_the_tree_is_what_a_dict_of_pages_is(
             if kind in ("map", "find"):
                 if inner or high - low > FILE_PAGES - choice:
                     continue
-                mapped = Counted(files[which], 101 if which else 1)
+                mapped = Counted(files[which], 101 if which else 1, reach)
                 every.append(mapped)
                 region.map(start, stop, mapped, choice * PAGE_SIZE, prot)
                 for page in range(low, high):
@@ -80,6 +85,13 @@ def test_the_tree_is_what_a_dict_of_pages_is(
                 region.protect(start, stop, prot)
                 for page in range(low, high):
                     model.pages[page] = (*model.pages[page][:2], prot)
+            elif kind == "follow":
+                for mapped in every[choice:]:
+                    mapped.reach = reach
+                for piece in space.root.pieces(start, stop):
+                    move_edge(piece)
+                for piece in space.root.pieces(space.base, space.stop):
+                    move_edge(piece)  # those that have done so stay as they are
             elif kind == "allocate":
                 if not region.children.overlapping(start, stop):
                     regions.append(region.allocate(start, stop, None, compact=False))

@@ -62,7 +62,9 @@ def test_device_memory_collected_inside_an_access_to_it(
         pf.Vmo.physical(resource, 0xFE00_0000, PAGE).close()
         again: list[Any] = [resource, pf.Vmo.physical(resource, 0xFE00_0000, PAGE)]
         again.append(again)
-        backing = again[1].object.resource._pages.backing  # noqa: SLF001 - its fd is the point
+        found = kernel.physmap.find(0xFE00_0000)
+        assert found is not None
+        backing = found[0].backing
         fd, find = backing.fd, kernel.physmap.find
         del resource
 

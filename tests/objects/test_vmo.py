@@ -176,6 +176,20 @@ def test_zero_keeps_what_it_must(vmo: pf.Vmo) -> None:
     assert vmo.read(0, 8) == b"xxxxx\0\0x"
 
 
+def test_zero_gives_no_memory_to_what_has_none(vmo: pf.Vmo, bti: pf.Bti) -> None:
+    """Source: zx_vmo_op_range ZERO: what reads as zeros already is left as it is."""
+    vmo.zero(5, 2)
+    vmo.zero(PAGE - 1, 2 * PAGE)
+    assert vmo.committed_ranges() == []
+    with bti.pin(vmo, PAGE, PAGE, perms=pf.Perm.READ):
+        vmo.zero()
+        assert vmo.committed_ranges() == [(PAGE, 2 * PAGE)], "pinned memory stays"
+    vmo.zero(PAGE + 1, PAGE)
+    assert vmo.committed_ranges() == [(PAGE, 2 * PAGE)]
+    vmo.zero(PAGE, PAGE)
+    assert vmo.committed_ranges() == []
+
+
 def test_resize(kernel: pf.Kernel) -> None:
     """Source: zx_vmo_set_size: rounded up, the tail is zeroed, new pages are zeros."""
     with pf.Vmo(4 * PAGE, resizable=True) as vmo:

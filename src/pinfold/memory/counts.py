@@ -36,11 +36,12 @@ LARGE: Final = _CHUNK
 class PinCounts:
     """Pin counts by page number. Ranges are ``[first, last)`` in pages and never empty."""
 
-    __slots__ = ("_chunks", "_large", "pinned_pages")
+    __slots__ = ("_chunks", "_large", "_large_pins", "pinned_pages")
 
     def __init__(self) -> None:
         self._chunks: dict[int, bytearray] = {}
         self._large = RangeCounts()
+        self._large_pins = 0  # of which the intervals are made; asked for on every small pin
         self.pinned_pages = 0
         """Pages with a count above 0."""
 
@@ -50,7 +51,7 @@ class PinCounts:
         Raises:
           Unavailable: a page is pinned `MAX_PINS` times already; nothing changed.
         """
-        if last - first == 1 and not self._large:  # the hot path: one page, a few byte operations
+        if last - first == 1 and not self._large_pins:  # the hot path: a few byte operations
             chunk = self._chunks.get(first >> _CHUNK_SHIFT)
             if chunk is None:
                 chunk = self._chunks[first >> _CHUNK_SHIFT] = bytearray(_CHUNK)
@@ -67,6 +68,7 @@ class PinCounts:
         fresh = self._count_zero(first, last)
         if last - first >= LARGE:
             self._large.raise_(first, last)
+            self._large_pins += 1
         else:
             for part in self._small(first, last):
                 part += 1
@@ -78,7 +80,7 @@ class PinCounts:
 
         The caller owns a pin of exactly this range: counts are not checked against others' ranges.
         """
-        if last - first == 1 and not self._large:
+        if last - first == 1 and not self._large_pins:
             chunk = self._chunks[first >> _CHUNK_SHIFT]
             index = first & _CHUNK_MASK
             count = chunk[index]
@@ -91,6 +93,7 @@ class PinCounts:
             return 1
         if last - first >= LARGE:
             self._large.lower(first, last)
+            self._large_pins -= 1
             self._sweep()
         else:
             parts = list(self._small(first, last))

@@ -1,7 +1,8 @@
 # What a range of host addresses shows, in pieces, and the live views of it.
 #
 # One `Mapped` is what one call put into the address space; cutting leaves several `Piece`s of it. A
-# piece keeps its protections as runs, so that protecting a part of it does not cut it.
+# piece keeps its protections as runs, so that protecting a part of it does not cut it. What of it
+# is not to be shown lies beyond its edge: see memory/reach.py.
 #
 # A `Lease` is a live view. It is found through a weak reference to the one object that all views
 # made from it keep alive. That object says nothing of the mapping to Python, so whoever would take
@@ -78,15 +79,17 @@ class Mapped:
     Attributes:
       fd: whose bytes are shown.
       allowed: permissions that may ever be set on it.
+      reach: where in the file that ends which may be shown, in whole pages; None for no such place.
       pieces: how many separate ranges show it now.
       leases: the views of it, dead ones until they are settled.
     """
 
-    __slots__ = ("allowed", "fd", "leases", "pieces")
+    __slots__ = ("allowed", "fd", "leases", "pieces", "reach")
 
-    def __init__(self, fd: int, allowed: int = RWX) -> None:
+    def __init__(self, fd: int, allowed: int = RWX, reach: int | None = None) -> None:
         self.fd = fd
         self.allowed = allowed
+        self.reach = reach
         self.pieces = 0
         self.leases: set[Lease] = set()
 
@@ -114,9 +117,11 @@ class Piece:
     Attributes:
       offset: where in the file ``start`` is.
       runs: (start, stop, permissions), ascending, covering the piece; neighbours differ.
+      edge: from this address on it shows nothing, the reservation is there; ``stop`` where all of
+        it is shown.
     """
 
-    __slots__ = ("mapped", "offset", "region", "runs", "start", "stop")
+    __slots__ = ("edge", "mapped", "offset", "region", "runs", "start", "stop")
 
     def __init__(
         self,
@@ -133,11 +138,21 @@ class Piece:
         self.mapped = mapped
         self.offset = offset
         self.runs = runs
+        reach = mapped.reach
+        self.edge = stop if reach is None else self.edge_at(reach)
+
+    def edge_at(self, reach: int | None) -> int:
+        """Where the edge belongs when the file may be shown up to ``reach``."""
+        if reach is None:
+            return self.stop
+        return min(max(self.start + reach - self.offset, self.start), self.stop)
 
     def part(self, start: int, stop: int) -> Piece:
         """What is left of it when only ``[start, stop)`` stays."""
         offset = self.offset + start - self.start
-        return Piece(self.region, start, stop, self.mapped, offset, self.runs_in(start, stop))
+        made = Piece(self.region, start, stop, self.mapped, offset, self.runs_in(start, stop))
+        made.edge = min(max(self.edge, start), stop)  # as the kernel has it, whatever the reach
+        return made
 
     def runs_in(self, start: int, stop: int) -> list[tuple[int, int, int]]:
         """The runs of ``[start, stop)``, cut to it."""

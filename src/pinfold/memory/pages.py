@@ -23,7 +23,7 @@ from pinfold.memory.counts import PinCounts
 from pinfold.memory.locks import held_by_this_thread, refuse_inside
 from pinfold.memory.physmap import FrameRun
 from pinfold.memory.ranges import RangeMap, RangeSet
-from pinfold.units import MIB, PAGE_SHIFT, PhysAddr, human_size, page_down, page_up
+from pinfold.units import MIB, PAGE_SHIFT, human_size, page_down, page_up
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from pinfold.memory.backing import Backing
     from pinfold.memory.physmap import PhysicalMap
 
-_ASK_HOST_FROM: Final = 64 * MIB
+ASK_HOST_FROM: Final = 64 * MIB
 """A commit of so many bytes first asks whether the host has them; past its memory Linux kills."""
 
 
@@ -145,7 +145,7 @@ class Pages:
         Raises:
           NoMemory, NoSpace, HostError: see `Backing.commit`.
         """
-        if size >= _ASK_HOST_FROM:
+        if size >= ASK_HOST_FROM:
             self._ask_host(offset, size)
         self.backing.commit(offset, size)
 
@@ -161,14 +161,7 @@ class Pages:
 
     def _ask_host(self, offset: int, size: int) -> None:
         absent = size - sum(stop - start for start, stop in self.backing.data_runs(offset, size))
-        available = probe.available_memory()
-        if absent > available:
-            raise NoMemory(
-                f"committing {human_size(absent)} would need more memory than the host has left",
-                asked=absent,
-                available=available,
-                remedy="ask for less, or free memory; committing it would end some process",
-            )
+        refuse_beyond_host(absent)
 
     def decommit(self, offset: int, size: int) -> None:
         """Give the memory of a page-aligned range back; it reads as zeros.
@@ -192,15 +185,15 @@ class Pages:
         """Make a byte range read as zeros.
 
         Whole pages are given back; pinned pages, and pages that are never given back, are cleared
-        in place and stay where they are. Parts of pages are written.
+        in place and stay where they are. Parts of pages that hold something are written.
         """
         end = offset + size
         low, high = page_up(offset), page_down(end)
         if low >= high:
-            self.backing.write_zeros(offset, size)
+            self._zero_part(offset, size)
             return
-        self.backing.write_zeros(offset, low - offset)
-        self.backing.write_zeros(high, end - high)
+        self._zero_part(offset, low - offset)
+        self._zero_part(high, end - high)
         first, last = low >> PAGE_SHIFT, high >> PAGE_SHIFT
         staying = RangeSet()
         for member in self.family:
@@ -212,6 +205,11 @@ class Pages:
             self.backing.write_zeros(start << PAGE_SHIFT, (stop - start) << PAGE_SHIFT)
         for start, stop in staying.gaps(first, last):
             self.decommit(start << PAGE_SHIFT, (stop - start) << PAGE_SHIFT)
+
+    def _zero_part(self, offset: int, size: int) -> None:
+        """Clear a part of a page, or of two; a page that has no memory needs none for that."""
+        for low, high in self.backing.data_runs(offset, size) if size else ():
+            self.backing.write_zeros(low, high - low)
 
     def resize(self, size: int) -> None:
         """Change the size to ``size`` bytes, whole pages.
@@ -246,14 +244,8 @@ class Pages:
         self._frames.insert(0, self.page_count, run)
         self.kept = True
 
-    def place_at(self, address: int) -> None:
-        """Put the whole object at a simulated physical address, for devices to find it there."""
-        run = self._physmap.fixed(self, self.page_count, PhysAddr(address))
-        self._frames.insert(0, self.page_count, run)
-        self.kept = True
-
     def show_at(self, address: int) -> None:
-        """The object shows device memory that somebody else has put at ``address``."""
+        """The object shows the device memory at a physical address."""
         run = FrameRun(self, 0, self.page_count, address, 0)
         self._frames.insert(0, self.page_count, run)
         self.kept = True
@@ -298,3 +290,15 @@ class Pages:
                 self._physmap.release(run)
             self._frames.clear()
             self.backing.close()
+
+
+def refuse_beyond_host(absent: int) -> None:
+    """Raise `NoMemory` when the host has not so many bytes left."""
+    available = probe.available_memory()
+    if absent > available:
+        raise NoMemory(
+            f"committing {human_size(absent)} would need more memory than the host has left",
+            asked=absent,
+            available=available,
+            remedy="ask for less, or free memory; committing it would end some process",
+        )

@@ -3,8 +3,8 @@
 # Without an IOMMU a device uses physical addresses. Here they are made up, but they behave: a page
 # keeps its address for as long as its object lives, address 0 is never given out, and the pages of
 # an ordinary object are scattered by a seeded policy, so that code which assumes that the next page
-# is the next address fails in its first test. Contiguous objects get one run. Device memory sits at
-# the addresses that its resource says.
+# is the next address fails in its first test. Contiguous objects get one run. Device memory lies
+# where there is no RAM: see memory/device_memory.py.
 #
 # Scattering is arithmetic: within a block of 2**k frames, page i sits in slot (i * odd + c) mod
 # 2**k. A million addresses are a few numpy operations, and the way back is the same with the
@@ -21,10 +21,10 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from pinfold.errors import AlreadyExists, NoMemory, NotFound
+from pinfold.errors import NoMemory, NotFound
 from pinfold.memory.locks import LostLock, held_by_this_thread
 from pinfold.memory.space import Placement
-from pinfold.units import MIB, PAGE_MASK, PAGE_SHIFT, PhysAddr
+from pinfold.units import GIB, MIB, PAGE_MASK, PAGE_SHIFT, ByteRange
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -33,8 +33,9 @@ if TYPE_CHECKING:
 
     from pinfold.memory.pages import Pages
 
-_RAM: Final = (16 * MIB, 1 << 46)
-"""Simulated RAM. It begins low, so that a 28-bit device reaches the first of it."""
+RAM: Final = (ByteRange(16 * MIB, 2 * GIB), ByteRange(4 * GIB, 1 << 46))
+"""Simulated RAM. It begins low, so that a 28-bit device reaches the first of it, and leaves the
+hole below 4 GiB that PCs have for the registers of devices."""
 
 _MAX_BLOCK: Final = 512  # frames
 _MIN_BLOCK: Final = 16
@@ -82,7 +83,9 @@ class PhysicalMap:
         self._owing = False
         self.settle: Callable[[], None] = lambda: None
         """What to call when an access has ended that kept somebody from closing; the kernel's."""
-        self._space: Placement[FrameRun] = Placement([_RAM], lowest=True)
+        self.elsewhere: Callable[[int], tuple[Pages, int, int] | None] = lambda _: None
+        """What is at an address that is not RAM; the kernel's device memory."""
+        self._space: Placement[FrameRun] = Placement(RAM, lowest=True)
         self._random = random.Random(seed)  # noqa: S311 - a policy to be repeated, not a secret
 
     def notify_idle(self) -> None:
@@ -114,22 +117,6 @@ class PhysicalMap:
         """One run of frames in order; its address is a multiple of ``alignment``."""
         with self.lock:
             return self._place(FrameRun(pages, 0, count, 0, 0), 1, alignment)
-
-    def fixed(self, pages: Pages, count: int, address: PhysAddr) -> FrameRun:
-        """Device memory at ``address``.
-
-        Raises:
-          AlreadyExists: other memory is at a part of it.
-        """
-        run = FrameRun(pages, 0, count, address, 0)
-        with self.lock:
-            try:
-                self._space.place_at(address, count << PAGE_SHIFT, run)
-            except ValueError as error:
-                raise AlreadyExists(
-                    "that physical range is taken", asked=address, remedy="choose another address"
-                ) from error
-        return run
 
     def _place(self, run: FrameRun, block: int, alignment: int = 0) -> FrameRun:
         size = -(-run.count // block) * block << PAGE_SHIFT
@@ -165,7 +152,7 @@ class PhysicalMap:
         """
         found = self._space.blocks.find(address)
         if found is None:
-            return None
+            return self.elsewhere(address)
         run = found[2]
         page = run.page_at(address)
         limit = min(run.first + run.count, run.pages.page_count)

@@ -198,6 +198,11 @@ class RangeSet:
         self._last = found[0], found[1]
         return stop <= found[1]
 
+    def find(self, key: int) -> Interval | None:
+        """The interval that holds ``key``."""
+        found = self._map.find(key)
+        return None if found is None else (found[0], found[1])
+
     def gaps(self, start: int, stop: int) -> Iterator[Interval]:
         """The parts of ``[start, stop)`` that are not in the set, ascending."""
         return self._map.gaps(start, stop)

@@ -6,7 +6,8 @@
 # The root is one PROT_NONE reservation. A child region is books and costs no system call. Whatever
 # changes what an address shows is ONE call that replaces: MAP_FIXED of the file to map, MAP_FIXED
 # of a new reservation to unmap. Never munmap and then mmap: another thread's allocation takes the
-# hole in between, and a reader faults in it. The kernel refuses such a call as a whole, so:
+# hole in between, and a reader faults in it. Only a mapping that ends to show anything before its
+# addresses end (memory/reach.py) replaces others in two. The kernel refuses a call as a whole, so:
 #
 #   the host first, THEN the books
 #
@@ -24,7 +25,6 @@
 # What is mapped is opaque here: a `Mapped` with a descriptor. Callers hold the kernel's lock.
 from __future__ import annotations
 
-import errno
 from collections import Counter
 from typing import TYPE_CHECKING, Final, Protocol
 
@@ -43,6 +43,7 @@ from pinfold.memory.mapped import (
     settle,
 )
 from pinfold.memory.ranges import RangeMap
+from pinfold.memory.reach import show_instead, shown
 from pinfold.units import MIB, PAGE_SIZE, HostVa
 
 if TYPE_CHECKING:
@@ -164,6 +165,14 @@ class Region:
                 found.append(child)
         return found
 
+    def piece_at(self, address: int) -> Piece | None:
+        """The piece that has an address, in child regions too."""
+        found = self.children.find(address)
+        if found is None:
+            return None
+        child = found[2]
+        return child.piece_at(address) if isinstance(child, Region) else child
+
     def is_piece(self, start: int, stop: int) -> bool:
         """True when the range is exactly one piece, directly in this region."""
         exact = self.children.get(start)
@@ -185,11 +194,12 @@ class Region:
         """Show ``mapped`` from ``offset`` on in place of whatever pieces are in the range.
 
         The range holds no child region. All that was there is replaced in one step: another thread
-        sees the old bytes or the new ones.
+        sees the old bytes or the new ones, and nothing beyond ``mapped.reach``.
 
         Raises:
           BadState: a live view shows a part of it; nothing changed.
-          NoMemory, AccessDenied, HostError: the kernel refuses; nothing changed.
+          NoMemory, AccessDenied, HostError: the kernel refuses; nothing changed, or a note says
+            that the range is unmapped.
 
         Interrupted, or where what was there cannot be let go, it leaves the range unmapped.
         """
@@ -201,7 +211,10 @@ class Region:
             raise stale.refusal("map here again")
         piece = Piece(self, start, stop, mapped, offset, [(start, stop, prot)])
         try:
-            mm.map_shared_at(HostVa(start), mapped.fd, offset, stop - start, PROT[prot])
+            if piece.edge == stop:
+                mm.map_shared_at(HostVa(start), mapped.fd, offset, stop - start, PROT[prot])
+            else:
+                show_instead(piece, (node for _, _, node in over))
             changes: Changes = []
             if over:
                 self._carve(start, stop, changes)
@@ -228,7 +241,7 @@ class Region:
         exact = self.children.get(start)
         if exact is not None and exact[0] == stop:  # the hot path: just what one call mapped
             child = exact[1]
-            if isinstance(child, Piece) and not child.mapped.leases:
+            if isinstance(child, Piece) and not child.mapped.leases and child.edge == stop:
                 try:
                     self._reserve(start, stop)
                     self.children.pop(start)
@@ -245,9 +258,7 @@ class Region:
         held = lent(pieces, start, stop)
         if not force:
             refuse(held, "unmap this range")
-        # Only from the first mapped byte to the last: a border inside a gap would have the kernel
-        # split the reservation, which it refuses when it is out of mappings.
-        hull = (max(start, pieces[0].start), min(stop, pieces[-1].stop)) if pieces else None
+        hull = shown(pieces, start, stop)
         changes: Changes = []
         try:
             if hull is not None:
@@ -287,15 +298,18 @@ class Region:
             for low, high, former in piece.runs_in(start, stop):
                 if former == prot:
                     continue
+                last = min(high, piece.edge)  # beyond it is the reservation, which stays as it is
                 try:
-                    change_protection(low, high, former, prot)
+                    if low < last:
+                        change_protection(low, last, former, prot)
                     piece.set_protection(low, high, prot)
                 except PinfoldError:
                     raise
                 except BaseException as error:
                     piece.set_protection(low, high, former & prot)  # whichever it is now
                     with noted("change the protection again", error):
-                        mm.protect(HostVa(low), high - low, PROT[prot])
+                        if low < last:
+                            mm.protect(HostVa(low), last - low, PROT[prot])
                         piece.set_protection(low, high, prot)
                     raise
 
@@ -313,10 +327,9 @@ class Region:
 
     def _reserve(self, start: int, stop: int) -> None:
         try:
-            mm.clear_to_reserved(HostVa(start), stop - start)
+            self.space.clear(start, stop)
         except OSError as error:
-            if error.errno != errno.ENOMEM or not self.space.clear_at_the_limit(start, stop):
-                raise refused("unmap memory", error, stop - start) from error
+            raise refused("unmap memory", error, stop - start) from error
 
     def _abandon(
         self,

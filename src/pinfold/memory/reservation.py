@@ -137,6 +137,18 @@ class AddressSpace:
             self.root.end(changes)
             settle(changes)
 
+    def clear(self, start: int, stop: int) -> None:
+        """Put the reservation over a range of it, whatever is there, in one step. Host only.
+
+        Raises:
+          OSError: the kernel refuses, with the spare given up as well; nothing changed.
+        """
+        try:
+            mm.clear_to_reserved(HostVa(start), stop - start)
+        except OSError as error:
+            if error.errno != errno.ENOMEM or not self.clear_at_the_limit(start, stop):
+                raise
+
     def clear_at_the_limit(self, start: int, stop: int) -> bool:
         """Unmap a range when the kernel has just said that it is out of mappings.
 

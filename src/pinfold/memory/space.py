@@ -63,11 +63,6 @@ class Placement(Generic[V]):
             self._top = end + self._guard
         return start
 
-    def place_at(self, start: int, size: int, value: V) -> None:
-        """Put a block at ``start``, which the caller knows to be free."""
-        self.blocks.insert(start, start + size, value)
-        self._top = max(self._top, start + size + self._guard)
-
     def remove(self, start: int) -> V:
         """Take the block at ``start`` away."""
         if start < self._hint:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from operator import index
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from pinfold import sites
 from pinfold.errors import AccessDenied, InvalidArgs, OutOfRange, WrongType
@@ -18,18 +18,24 @@ from pinfold.objects.handle import Handle
 from pinfold.objects.initiator import BtiObject
 from pinfold.objects.memory_object import VmoObject, memory_of
 from pinfold.objects.pmt import AddrForm, Pmt, PmtObject
-from pinfold.objects.vmo import Vmo
 from pinfold.rights import ALL_PERMS, RIGHTS_FOR_PERMS, Right
-from pinfold.units import PAGE_MASK, UINT64_MAX
+from pinfold.units import PAGE_MASK, PAGE_SIZE, UINT64_MAX
 
 if TYPE_CHECKING:
     from pinfold.bus import BusLimits, BusMaster
     from pinfold.objects.iommu import Iommu
+    from pinfold.objects.vmo import Vmo
     from pinfold.rights import Perm
+    from pinfold.sites import Site
 
 BTI_RIGHTS: Final = int(
     Right.TRANSFER | Right.DUPLICATE | Right.INSPECT | Right.IO | Right.PROPERTY | Right.MAP
 )
+MOST_ADDRESSES: Final = 64 * PAGE_SIZE // 8
+"""Addresses that one zx_bti_pin may ask for. Source: Zircon, from 2021 on."""
+
+_COMPRESS, _CONTIGUOUS = 0x8, 0x10  # among the options of zx_bti_pin
+_OPTIONS: Final = ALL_PERMS | _COMPRESS | _CONTIGUOUS
 _MAP: Final = int(Right.MAP)
 _WRITE: Final = int(Right.WRITE)
 
@@ -123,6 +129,57 @@ class Bti(Handle[BtiObject]):
 
         Source: zx_bti_pin, DESCRIPTION and ERRORS; ``size`` 0 from the dispatcher.
         """
+        bits = index(perms)
+        if form is not AddrForm.PER_PAGE and not isinstance(form, AddrForm):
+            raise WrongType(f"a form is an AddrForm, not a {type(form).__name__}")
+        return self._pin(vmo, offset, size, bits, form, bits & ~ALL_PERMS, None, None)
+
+    def pin_as(
+        self,
+        vmo: Handle[Any],
+        offset: int,
+        size: int,
+        options: int,
+        count: int,
+        site: Site | None = None,
+    ) -> Pmt:
+        """`pin`, as Zircon's callers say it.
+
+        Args:
+          vmo: a handle of whatever kind: that it is one to a memory object is found out in its
+            turn.
+          options: the bits of `Perm`, and COMPRESS (0x8) or CONTIGUOUS (0x10).
+          count: how many addresses the caller has room for: exactly as many as there are.
+          site: where in the caller's code this is; a dialect knows how far out that is, and to look
+            for it frame by frame would cost a tenth of the pin.
+
+        Raises:
+          As `pin`, each when Zircon finds it.
+          InvalidArgs: ``count`` is more than any pin may have, which is found first, or not the
+            number of addresses, which is found last. Nothing stays pinned.
+
+        Source: zx_bti_pin.
+        """
+        options, form = index(options), AddrForm.PER_PAGE
+        unknown = options & ~_OPTIONS
+        if options & _COMPRESS:
+            form = AddrForm.COMPRESS
+            unknown |= options & _CONTIGUOUS
+        elif options & _CONTIGUOUS:
+            form = AddrForm.CONTIGUOUS
+        return self._pin(vmo, offset, size, options & ALL_PERMS, form, unknown, count, site)
+
+    def _pin(
+        self,
+        vmo: Handle[Any],
+        offset: int,
+        size: int | None,
+        bits: int,
+        form: AddrForm,
+        unknown: int,
+        count: int | None,
+        site: Site | None,
+    ) -> Pmt:
         own = self._entry
         kernel = own.process.kernel
         with kernel.lock:
@@ -131,10 +188,11 @@ class Bti(Handle[BtiObject]):
             wanted = 0 if size is None else index(size)
             if (offset | wanted) & PAGE_MASK or offset < 0 or wanted < 0:
                 raise _misaligned(offset, wanted)
+            if count is not None and count > MOST_ADDRESSES:
+                raise _too_many(count)
             source = memory_of(vmo, kernel)
             if size is None:
                 wanted = max(source.size - offset, 0)
-            bits = index(perms)
             granted = vmo._entry.rights
             missing = (_MAP | RIGHTS_FOR_PERMS[bits & ALL_PERMS]) & ~granted
             if missing:
@@ -145,27 +203,30 @@ class Bti(Handle[BtiObject]):
                 )
             if form is not AddrForm.PER_PAGE:
                 _check_form(form, source)
-            if bits & ~ALL_PERMS:
+            if unknown:
                 raise InvalidArgs(
-                    "a permission that does not exist",
-                    asked=bits,
-                    limit=ALL_PERMS,
-                    remedy="use the bits of Perm",
+                    "an option that does not exist, or does not go with the others",
+                    asked=bits | unknown,
+                    limit=_OPTIONS if count is not None else ALL_PERMS,
+                    remedy="use the bits of Perm, and one form of addresses",
                 )
             if not wanted and (size is not None or offset <= source.size):
                 raise InvalidArgs("a pin of no pages", asked=0, remedy="pin at least one page")
             if offset + wanted > source.size:
                 raise _leaves(source, offset + wanted)
+            if source.discarded:
+                source.refuse_if_discarded()
             pinned = PinnedRange(
                 source.pages,
-                offset,
+                source.base + offset,
                 wanted,
                 owner=bti.owner,
                 what=source.label,
-                site=sites.caller(2),
+                site=site or sites.caller(3),
                 ledger=kernel.ledger,
                 anchor=bti.limits.anchor,
             )
+            source.pins += 1
             try:
                 bti.refuse_if_unusable()
                 if not bits:
@@ -175,7 +236,7 @@ class Bti(Handle[BtiObject]):
                 bti.let_go(source, pinned)
                 raise
             if filled:
-                entry = bti.grant(own.process, source, pinned, bits, form)
+                entry = bti.grant(own.process, source, pinned, bits, form, count)
                 return Pmt.wrap(entry, pinned.site)
         try:
             pinned.fill()
@@ -185,7 +246,7 @@ class Bti(Handle[BtiObject]):
             raise
         with kernel.lock:
             pinned.remember()
-            entry = bti.grant(own.process, source, pinned, bits, form)
+            entry = bti.grant(own.process, source, pinned, bits, form, count)
             return Pmt.wrap(entry, pinned.site)
 
     def release_quarantine(self) -> int:
@@ -264,9 +325,16 @@ def _misaligned(offset: int, size: int) -> InvalidArgs:
     )
 
 
+def _too_many(count: int) -> InvalidArgs:
+    return InvalidArgs(
+        "no pin has so many addresses",
+        asked=count,
+        limit=MOST_ADDRESSES,
+        remedy="pin a part at a time, or ask for COMPRESS",
+    )
+
+
 def _check_form(form: AddrForm, source: VmoObject) -> None:
-    if not isinstance(form, AddrForm):
-        raise WrongType(f"a form is an AddrForm, not a {type(form).__name__}")
     if form is AddrForm.CONTIGUOUS and not source.contiguous:
         raise InvalidArgs(
             f"{source} is not contiguous",

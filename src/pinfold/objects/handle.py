@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Generic, NoReturn, Self, TypeVar
 from pinfold import sites
 from pinfold.errors import AccessDenied, BadHandle, InvalidArgs, WrongType
 from pinfold.objects.object import KernelObject
+from pinfold.objects.signals import Signal, wait
 from pinfold.rights import Right, describe_rights
 
 if TYPE_CHECKING:
@@ -26,6 +27,12 @@ if TYPE_CHECKING:
 
 _DUPLICATE = int(Right.DUPLICATE)
 _SAME_RIGHTS = int(Right.SAME_RIGHTS)
+_SET_PROPERTY = int(Right.SET_PROPERTY)
+_WAIT = int(Right.WAIT)
+_TRANSFER = int(Right.TRANSFER)
+
+NAME_BYTES = 31
+"""A name can have so many. Source: ZX_MAX_NAME_LEN, less its NUL."""
 
 
 class HandleEntry:
@@ -57,8 +64,15 @@ class HandleEntry:
         self.face = None
         self.process.remove(self.value)
         target.handle_count -= 1
+        if self.process.kernel.waiters:
+            self._cancel_waits()
         if not target.handle_count:
             target.on_zero_handles()
+
+    def _cancel_waits(self) -> None:
+        for waiter in self.process.kernel.waiters:
+            if waiter.entry is self:
+                waiter.wake()
 
     def settle(self) -> None:
         """What a dropped handle leaves to be done."""
@@ -66,6 +80,7 @@ class HandleEntry:
 
 
 K = TypeVar("K", bound=KernelObject)
+T = TypeVar("T", bound=KernelObject)
 
 
 class Handle(Generic[K]):
@@ -120,6 +135,21 @@ class Handle(Generic[K]):
                 f"a handle to {target}", missing=missing, remedy="use a handle with that right"
             )
         return target  # type: ignore[no-any-return]  # a table row holds any kind of object
+
+    def _demand(self, kind: type[T], rights: int) -> T:
+        """The object, if it is of a kind and the handle has every right asked for.
+
+        For calls that check something else before they look at the handle.
+
+        Raises:
+          BadHandle: the handle is closed.
+          WrongType: it is a handle to something else.
+          AccessDenied: a right is missing (``.missing``).
+        """
+        target: Any = self._entry.object
+        if target is not None and not isinstance(target, kind):
+            raise WrongType(f"{target} is of another kind", remedy="pass another handle")
+        return self._require(rights)  # type: ignore[return-value]  # looked at above
 
     # What everybody uses ------------------------------------------------------------------------
 
@@ -189,6 +219,74 @@ class Handle(Generic[K]):
                 entry.close_locked()
             return self.wrap(fresh)
 
+    def move_to(self, process: Process) -> Self:
+        """Move this handle to another process, as a message would; this one is closed.
+
+        Args:
+          process: of the same kernel.
+
+        Raises:
+          BadHandle: this handle is closed.
+          AccessDenied: it lacks TRANSFER.
+          InvalidArgs: the process is of another kernel.
+          BadState: the process has ended.
+
+        After an error this handle is open as before.
+
+        Source: Zircon, ZX_RIGHT_TRANSFER.
+        """
+        entry = self._entry
+        with entry.process.kernel.lock:
+            target = self._require(_TRANSFER)
+            if process.kernel is not target.kernel:
+                raise InvalidArgs(f"{process} is of another kernel", remedy="make both in one")
+            fresh = process.add(target, entry.rights)
+            entry.close_locked()
+            return self.wrap(fresh)
+
+    def rename(self, name: str | bytes) -> None:
+        """Give the object another name, of 31 bytes at the most; the rest is cut off.
+
+        A name ends at its first NUL. Bytes that are no UTF-8 are kept as they are.
+
+        Raises:
+          BadHandle: this handle is closed.
+          AccessDenied: it lacks SET_PROPERTY.
+          WrongType: its kind of object has no name to change.
+
+        Source: zx_object_set_property, ZX_PROP_NAME.
+        """
+        kept = kept_name(name)
+        with self._entry.process.kernel.lock:
+            target = self._require(_SET_PROPERTY)
+            if not target.has_name:
+                raise WrongType(f"{target} has no name that can be changed")
+            target.name = kept
+            target.renamed()
+
+    @property
+    def signals(self) -> Signal:
+        """What the object says of itself now."""
+        with self._entry.process.kernel.lock:
+            return Signal(self.object.signals)
+
+    def wait(self, signals: Signal | int, deadline: int | None = None) -> Signal:
+        """Wait until the object has one of ``signals``; the state it had then.
+
+        Args:
+          deadline: on the clock of `time.monotonic_ns`; None waits for ever, one that has passed
+            does not wait.
+
+        Raises:
+          BadHandle: this handle is closed.
+          AccessDenied: it lacks WAIT.
+          TimedOut: the deadline came first (``.available`` is the state).
+          Canceled: the handle was closed meanwhile.
+
+        Source: zx_object_wait_one.
+        """
+        return wait(self, index(signals), deadline, _WAIT)
+
     def close(self) -> None:
         """Close the handle; closing it again does nothing.
 
@@ -253,6 +351,12 @@ class Handle(Generic[K]):
             )
         finally:  # where warnings are errors, it is closed all the same
             kernel.lock.post(entry)
+
+
+def kept_name(name: str | bytes) -> str:
+    """What an object keeps of a name that a call gives it: 31 bytes, or up to the first NUL."""
+    raw = name.encode(errors="surrogateescape") if isinstance(name, str) else bytes(name)
+    return raw[:NAME_BYTES].partition(b"\0")[0].decode(errors="surrogateescape")
 
 
 def narrowed(held: int, wanted: int) -> int:

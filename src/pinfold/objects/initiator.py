@@ -22,7 +22,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from pinfold import sites
-from pinfold.errors import BadHandle, BadState, Unavailable
+from pinfold.errors import BadHandle, BadState, InvalidArgs, Unavailable
 from pinfold.memory.locks import log
 from pinfold.memory.pinned import Anchor
 from pinfold.objects.kernel import Leak
@@ -44,6 +44,7 @@ class BtiObject(KernelObject):
     __slots__ = ("iommu", "left", "limits", "owner", "pins", "quarantined", "space")
 
     object_type = ObjectType.BTI
+    has_name = True
 
     def __init__(self, iommu: IommuObject, space: DeviceSpace, name: str) -> None:
         super().__init__(iommu.kernel, name)
@@ -56,7 +57,13 @@ class BtiObject(KernelObject):
         """Every token that still holds pages, by koid."""
         self.quarantined: dict[int, PmtObject] = {}
         """Those of them that are QUARANTINED or STUCK."""
-        self.owner = f"bti {space.initiator:#x}" + (f" ({name})" if name else "")
+        self.owner = ""
+        """Who answers for its pins, for people."""
+        self.renamed()
+
+    def renamed(self) -> None:
+        """Pins made from now on answer to the new name."""
+        self.owner = f"bti {self.space.initiator:#x}" + (f" ({self.name})" if self.name else "")
 
     # Pin ----------------------------------------------------------------------------------------
 
@@ -72,9 +79,19 @@ class BtiObject(KernelObject):
             raise BadState(f"{self.owner} was closed meanwhile")
 
     def grant(
-        self, process: Process, vmo: VmoObject, pinned: PinnedRange, perms: int, form: AddrForm
+        self,
+        process: Process,
+        vmo: VmoObject,
+        pinned: PinnedRange,
+        perms: int,
+        form: AddrForm,
+        count: int | None = None,
     ) -> HandleEntry:
         """The second half of a pin: the pages are held, now the bus may grant them.
+
+        Args:
+          count: the addresses that the caller has room for, which have to be as many as there are;
+            None where the caller asks how many there are.
 
         Called with the kernel's lock held. If it raises, nothing is granted and the pages have been
         let go, or the device may reach them and they are held.
@@ -91,6 +108,13 @@ class BtiObject(KernelObject):
         token = PmtObject(self, vmo, pinned, grant, form)
         self.pins[token.koid] = token
         try:
+            if count is not None and count != -(-pinned.size // token.step):
+                raise InvalidArgs(
+                    f"the pin has another number of addresses ({form.value})",
+                    asked=count,
+                    available=-(-pinned.size // token.step),
+                    remedy="give an array of exactly that length",
+                )
             return process.add(token, PMT_RIGHTS)
         except BaseException:
             self.withdraw(token)
@@ -107,6 +131,7 @@ class BtiObject(KernelObject):
             self._leak(pinned)
             raise
         pinned.drop()
+        vmo.pins -= 1
         vmo.release_if_idle()
 
     # Unpin --------------------------------------------------------------------------------------
@@ -182,6 +207,7 @@ class BtiObject(KernelObject):
             self.quarantined.pop(token.koid, None)
         self.kernel.forget(token)
         vmo = token.vmo
+        vmo.pins -= 1
         try:
             if not vmo.handle_count:
                 vmo.release_if_idle()

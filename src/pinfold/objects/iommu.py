@@ -3,19 +3,28 @@
 # Buses are found by name, and a module is imported when its bus is first asked for: the two that
 # come with pinfold, and whatever other packages offer in the entry-point group "pinfold.buses".
 # Each is a function open_bus(physical, **options) -> Bus.
+#
+# Source: zx_iommu_create for `Iommu.create`; Zircon's kernel for the order of checks. Zircon's
+# stub, which was called dummy, is our stub bus; its Intel IOMMU is a sim bus that serves the
+# devices of its descriptor.
 from __future__ import annotations
 
+import enum
 import importlib
 import weakref
 from importlib.metadata import entry_points
+from operator import index
 from typing import TYPE_CHECKING, Any, Final
 
 from pinfold.bus import Bus
-from pinfold.errors import AlreadyExists, InvalidArgs, NotFound, WrongType
+from pinfold.errors import AlreadyExists, InvalidArgs, NotFound, NotSupported, WrongType
 from pinfold.objects.handle import Handle
+from pinfold.objects.intel_iommu import IntelDescriptor
 from pinfold.objects.object import KernelObject, ObjectType
 from pinfold.objects.process import current_process
+from pinfold.objects.resource_object import ResourceObject
 from pinfold.rights import Right
+from pinfold.units import MIB, PAGE_SIZE, ByteRange
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,6 +35,8 @@ if TYPE_CHECKING:
     from pinfold.objects.process import Process
 
 _RIGHTS: Final = int(Right.TRANSFER | Right.DUPLICATE | Right.INSPECT)
+_DUPLICATE: Final = int(Right.DUPLICATE)
+_LONGEST_DESCRIPTOR: Final = 4096  # ZX_IOMMU_MAX_DESC_LEN, whatever the size of a page
 _GROUP: Final = "pinfold.buses"
 _BUILT_IN: Final = ("sim", "stub")
 
@@ -33,16 +44,28 @@ _claimed: weakref.WeakSet[Bus] = weakref.WeakSet()
 """The buses that an Iommu will close: each has one."""
 
 
+class IommuType(enum.IntEnum):
+    """The kinds of IOMMU that a call can ask for. The numbers are Zircon's."""
+
+    STUB = 0
+    """None at all: device addresses are physical addresses."""
+    INTEL = 1
+    ARM_SMMU = 2
+    """Refused: there is none here."""
+
+
 class IommuObject(KernelObject):
     """A bus, and how many device authorities use it."""
 
-    __slots__ = ("bus", "users")
+    __slots__ = ("bus", "descriptor", "users")
 
     object_type = ObjectType.IOMMU
 
     def __init__(self, kernel: Kernel, bus: Bus, name: str) -> None:
         super().__init__(kernel, name or bus.name)
         self.bus = bus
+        self.descriptor: IntelDescriptor | None = None
+        """What the caller said of an Intel IOMMU."""
         self.users = 0
 
     def leave(self) -> None:
@@ -84,6 +107,81 @@ class Iommu(Handle[IommuObject]):
                 )
             self._open(process.add(IommuObject(process.kernel, bus, name), _RIGHTS))
             _claimed.add(bus)
+
+    @classmethod
+    def create(
+        cls,
+        resource: Handle[Any],
+        kind: IommuType | int,
+        descriptor: bytes | bytearray | memoryview | None,
+        size: int | None = None,
+    ) -> Iommu:
+        """An IOMMU of a kind, made with the authority to make one.
+
+        Args:
+          resource: SYSTEM for IOMMUs, or ROOT. No right is needed on it.
+          descriptor: what the kind wants to be told: of STUB one byte, of INTEL what
+            `IntelDescriptor` reads. None is one that could not be read, which is refused when its
+            turn comes.
+          size: bytes of ``descriptor``; by default all.
+
+        Raises:
+          BadHandle: ``resource`` is closed.
+          WrongType: it is no resource, or not for IOMMUs.
+          InvalidArgs: the descriptor is too long, cannot be read, or says something wrong.
+          NotSupported: there is no such IOMMU here.
+
+        Source: zx_iommu_create.
+        """
+        kind, process = index(kind), resource._entry.process
+        kernel = process.kernel
+        with kernel.lock:
+            resource._demand(ResourceObject, 0).check_iommu()
+        given = memoryview(b"" if descriptor is None else descriptor).cast("B")
+        length = len(given) if size is None else index(size)
+        if length > _LONGEST_DESCRIPTOR:
+            raise InvalidArgs(
+                "an IOMMU descriptor is not so long", asked=length, limit=_LONGEST_DESCRIPTOR
+            )
+        if not 0 <= length <= len(given):
+            raise InvalidArgs(
+                "the IOMMU descriptor cannot be read", asked=length, available=len(given)
+            )
+        raw = bytes(given[:length])
+        if kind == IommuType.STUB:
+            if length != 1:
+                raise InvalidArgs("the descriptor of a stub is one byte", asked=length, limit=1)
+            return _opened("stub", process, {})
+        if kind != IommuType.INTEL:
+            raise NotSupported(f"there is no IOMMU of type {kind} here", remedy="use STUB or INTEL")
+        intel = IntelDescriptor.parse(raw)
+        registers = ByteRange(intel.register_base, intel.register_base + PAGE_SIZE)
+        with kernel.lock:
+            kernel.resources.deny(registers)
+        made = _opened("sim", process, {"minimum_contiguity": MIB, "serves": intel.serves})
+        made.object.descriptor = intel
+        return made
+
+    def shared_with(self, process: Process) -> Iommu:
+        """Another handle to it, with the same rights, in a process of the same kernel.
+
+        Raises:
+          BadHandle: this handle is closed.
+          AccessDenied: it lacks DUPLICATE.
+          InvalidArgs: the process is of another kernel.
+        """
+        with self.kernel.lock:
+            target = self._require(_DUPLICATE)
+            if process.kernel is not target.kernel:
+                raise InvalidArgs(
+                    f"{target} belongs to another kernel", remedy="open a bus in that kernel"
+                )
+            return self.wrap(process.add(target, self._entry.rights))
+
+    @property
+    def descriptor(self) -> IntelDescriptor | None:
+        """What was said of an Intel IOMMU when it was made; None of every other bus."""
+        return self.object.descriptor
 
     @property
     def bus(self) -> Bus:
@@ -134,11 +232,14 @@ def open_bus(name: str, *, process: Process | None = None, **options: Any) -> Io
     """
     if not isinstance(name, str):
         raise WrongType(f"a bus is named by a string, not a {type(name).__name__}")
-    process = process or current_process()
     kind, colon, address = name.partition(":")
-    factory = _factory(kind)
     if colon:
         options["address"] = address
+    return _opened(kind, process or current_process(), options)
+
+
+def _opened(kind: str, process: Process, options: dict[str, Any]) -> Iommu:
+    factory = _factory(kind)
     try:
         bus = factory(process.kernel.physmap, **options)
     except TypeError as error:

@@ -11,18 +11,22 @@ import os
 import weakref
 from dataclasses import dataclass
 from itertools import count
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Literal, cast
 
 from pinfold.errors import InvalidArgs
+from pinfold.memory.device_memory import DeviceMemory
 from pinfold.memory.ledger import Ledger, LedgerStatistics
 from pinfold.memory.locks import KernelLock
 from pinfold.memory.physmap import PhysicalMap
 from pinfold.objects.object import ObjectType
+from pinfold.objects.resource_space import ResourceSpaces
 from pinfold.units import PAGE_SIZE
 
 if TYPE_CHECKING:
     from pinfold.memory.pages import Pages
+    from pinfold.objects.memory_object import VmoObject
     from pinfold.objects.object import KernelObject
+    from pinfold.objects.signals import Waiter
 
 _KEPT_ELSEWHERE: Final = (ObjectType.PROCESS, ObjectType.VMAR)
 """Listed for as long as their users keep them: a dropped process is to end."""
@@ -57,22 +61,44 @@ class Kernel:
     Args:
       max_pinned: bytes that may be pinned at once; None for no limit of pinfold's own.
       seed: of the policies that scatter simulated physical addresses.
+      strict: ``"docs"`` has mappings refuse what Zircon's pages say is refused, where its kernel
+        takes it; None does as the kernel does.
+      debug_syscalls: calls that are for debugging only are there.
     """
 
-    def __init__(self, *, max_pinned: int | None = None, seed: int = 0) -> None:
+    def __init__(
+        self,
+        *,
+        max_pinned: int | None = None,
+        seed: int = 0,
+        strict: Literal["docs"] | None = None,
+        debug_syscalls: bool = False,
+    ) -> None:
+        if strict not in (None, "docs"):
+            raise InvalidArgs(
+                "strict is None or 'docs'", asked=strict, remedy="leave it out, or say 'docs'"
+            )
         if max_pinned is not None and max_pinned < PAGE_SIZE:
             raise InvalidArgs(
                 "max_pinned is at least a page, or None for no limit",
                 asked=max_pinned,
                 limit=PAGE_SIZE,
             )
+        self.strict = strict
+        self.debug_syscalls = debug_syscalls
         self.lock = KernelLock()
         self.ledger = Ledger(max_pinned)
         self.physmap = PhysicalMap(seed=seed)
         self.physmap.settle = self.lock.settle
+        self.devices = DeviceMemory(self.physmap)
+        """What is at the physical addresses that are not RAM."""
+        self.physmap.elsewhere = self.devices.find
+        self.resources = ResourceSpaces()
         self.families: dict[tuple[int, int], list[Pages]] = {}
         """The memory objects over each file that others may have too, by device and inode."""
         self.leaks: list[Leak] = []
+        self.waiters: list[Waiter] = []
+        """The threads that wait for a signal of some object."""
         self.lost = False
         """True in a process forked from the one that made this kernel."""
         self._koids = count(_FIRST_KOID)
@@ -101,6 +127,19 @@ class Kernel:
         members = [*self._listed.values(), *self._objects.values()]
         members.sort(key=lambda member: member.koid)
         return [m for m in members if kind is None or m.object_type is kind]
+
+    def reclaim(self) -> int:
+        """Discard the memory of discardable objects that nobody has locked or uses; how many bytes.
+
+        An object is discarded once it has been locked and unlocked. It reads as not found until it
+        is locked again, and the lock says that its contents are lost.
+
+        Raises:
+          HostError: the host refused to take the memory of one; those before it are discarded.
+        """
+        with self.lock:
+            found = self.objects(ObjectType.VMO)
+            return sum(cast("VmoObject", vmo).discard() for vmo in found)
 
     def statistics(self) -> KernelStatistics:
         """The kernel as a frozen record."""

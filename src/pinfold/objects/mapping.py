@@ -7,19 +7,23 @@
 # keeps the whole process alive: nothing is unmapped because somebody else dropped the last handle.
 #
 # Its pages are the memory object's. Where that is made smaller, the mapping keeps its length, and
-# touching what lies beyond the end is a bus error, which ends the process: Linux has it so.
+# touching what lies beyond the end ends the process: Linux has it so. What the object does not have
+# and its file may have is never shown (memory/reach.py): the rest of the parent of a slice, of a
+# device, of a file that grew; and, where a mapping is to end with the stream, what lies beyond it.
 from __future__ import annotations
 
 from operator import index
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
 import numpy as np
 
 from pinfold import sites
 from pinfold.errors import AccessDenied, InvalidArgs, NotFound, OutOfRange
+from pinfold.memory.hosterrors import noted
 from pinfold.memory.mapped import READ, WRITE, Lease, Mapped, Piece, lent, refuse
+from pinfold.memory.reach import move_edge
 from pinfold.rights import Perm, describe_perms
-from pinfold.units import HostVa
+from pinfold.units import PAGE_SIZE, HostVa, page_up
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -30,9 +34,16 @@ if TYPE_CHECKING:
     from pinfold.objects.memory_object import VmoObject
     from pinfold.sites import Site
 
+_FILE_LIMIT: Final = (1 << 63) - PAGE_SIZE
+"""Bytes: where Linux maps no file any more, in whole pages."""
+
 
 class MappingView(Lease):
-    """A live view of a mapping, as the memory object knows it: see ``VmoObject.views``."""
+    """A live view of a mapping, as the memory object knows it: see ``VmoObject.views``.
+
+    Attributes:
+      offset: bytes, of the pages.
+    """
 
     __slots__ = ("mapping", "offset", "size")
 
@@ -58,12 +69,21 @@ class Mapping(Mapped):
       address: where it begins.
       size: bytes, whole pages, as it was made.
       vmo_offset: the byte of the memory object at ``address``.
+      follows: it ends with the stream: made with FAULT_BEYOND_STREAM_SIZE.
     """
 
-    __slots__ = ("__weakref__", "_region", "_vmo", "address", "size", "vmo_offset")
+    __slots__ = ("__weakref__", "_region", "_vmo", "address", "follows", "size", "vmo_offset")
 
     def __init__(
-        self, region: Region, vmo: VmoObject, max_perms: int, address: int, size: int, offset: int
+        self,
+        region: Region,
+        vmo: VmoObject,
+        max_perms: int,
+        address: int,
+        size: int,
+        offset: int,
+        *,
+        follows: bool = False,
     ) -> None:
         super().__init__(vmo.pages.backing.fd, max_perms)
         self._region = region
@@ -71,6 +91,11 @@ class Mapping(Mapped):
         self.address = HostVa(address)
         self.size = size
         self.vmo_offset = offset
+        self.follows = follows
+        if follows:
+            self.reach = self._reach(vmo.stream.size)
+        elif offset + size > vmo.size:
+            self.reach = self._reach(None)
 
     @property
     def vmo(self) -> VmoObject:
@@ -90,20 +115,70 @@ class Mapping(Mapped):
 
     def pieces_changed(self, by: int) -> None:
         """Count for the memory object, and let it go. Called with the kernel's lock held."""
+        # Among the counts nothing is called: Python hears no Ctrl-C between them.
         self.pieces += by
         vmo = self._vmo
         vmo.mappings += by
+        spaces, space = vmo.spaces, self._region.space.base
+        if space in spaces:
+            spaces[space] += by
+        else:
+            spaces[space] = by
+        if not spaces[space]:
+            del spaces[space]
+        if self.follows:
+            vmo.stream.followed_by(self, now=bool(self.pieces))
         if not vmo.mappings:
             vmo.release_if_idle()
 
-    def is_as_made(self, perms: int) -> bool:
-        """True while all of it is mapped, with these permissions. With the kernel's lock held."""
-        whole = (self.address, self.address + self.size)
-        return [piece.runs for piece in self._own_pieces()] == [[(*whole, perms)]]
+    def pieces_in(self, start: int, stop: int) -> list[Piece]:
+        """Its pieces that have addresses in a range, whole. Called with the kernel's lock held."""
+        found = self._region.pieces(start, stop)
+        return [piece for piece in found if piece.mapped is self]
 
     def _own_pieces(self) -> list[Piece]:
-        found = self._region.pieces(self.address, self.address + self.size)
-        return [piece for piece in found if piece.mapped is self]
+        return self.pieces_in(self.address, self.address + self.size)
+
+    # What it shows ------------------------------------------------------------------------------
+
+    def _reach(self, stream: int | None) -> int:
+        """Where in the file ends what it may show, if a stream of that size is to end it."""
+        vmo = self._vmo
+        start = vmo.pages.backing.base + vmo.base
+        most = _FILE_LIMIT if vmo.resizable else start + vmo.size
+        return most if stream is None else min(most, start + page_up(stream))
+
+    def refuse_follow(self, size: int) -> None:
+        """Raise `BadState` if a live view shows what a stream of ``size`` bytes would hide.
+
+        Called with the kernel's lock held, before the stream has that size.
+        """
+        reach = self._reach(size)
+        for piece in self._own_pieces():
+            edge = piece.edge_at(reach)
+            if edge < piece.edge:
+                refuse(lent([piece], edge, piece.edge), "end the stream before this mapping ends")
+
+    def follow(self) -> None:
+        """Show what the stream has now, and no more. Called with the kernel's lock held.
+
+        Raises:
+          NoMemory, HostError: the kernel refuses; it shows what it showed before, or, which a note
+            says, less.
+
+        Source: ZX_VM_FAULT_BEYOND_STREAM_SIZE.
+        """
+        former, self.reach = self.reach, self._reach(self._vmo.stream.size)
+        pieces = self._own_pieces()
+        try:
+            for piece in pieces:
+                move_edge(piece)
+        except BaseException as error:
+            self.reach = former
+            for piece in pieces:
+                with noted("show what was shown before", error):
+                    move_edge(piece)
+            raise
 
     def unmap(self, *, force: bool = False) -> None:
         """Unmap what is left of it. Where nothing is left this does nothing.
@@ -137,7 +212,8 @@ class Mapping(Mapped):
 
         Raises:
           InvalidArgs: negative, or empty.
-          OutOfRange: the range leaves the mapping, or the memory object as it is now.
+          OutOfRange: the range leaves the mapping, the memory object as it is now, or what the
+            mapping shows of it (its stream).
           NotFound: a part of it is unmapped or replaced.
           AccessDenied: a part of it is not readable.
         """
@@ -177,6 +253,13 @@ class Mapping(Mapped):
                     limit=vmo.size,
                     remedy="ask for less: what lies beyond has no memory",
                 )
+            if stop > piece.edge:
+                raise OutOfRange(
+                    "the view leaves what the mapping shows",
+                    asked=offset + size,
+                    limit=piece.edge - self.address,
+                    remedy="ask for less, or set a larger stream size",
+                )
             perms = WRITE | READ
             for _, _, prot in piece.runs_in(start, stop):
                 perms &= prot
@@ -185,7 +268,7 @@ class Mapping(Mapped):
                     f"the memory at {start:#x} is mapped {describe_perms(perms)}, not readable",
                     remedy="protect it with PERM_READ first",
                 )
-            lease = MappingView(self, start, at, size, perms, sites.caller())
+            lease = MappingView(self, start, vmo.base + at, size, perms, sites.caller())
             vmo.views.append(lease)
             try:
                 return self._region.space.lend(self, lease, lambda _: kernel.lock.post(lease))

@@ -1,126 +1,163 @@
-# A memory object, as all handles to it share it: pages, and what keeps them.
+# A memory object, as all handles to it share it: pages, relatives, and what keeps them.
 #
 # It lives for as long as it has a handle, a mapping, a pin or a view. Its memory is given back by
 # `release_if_idle`, which whoever ends one of those calls, with the kernel's lock held.
+#
+# A slice and a reference show the pages of their parent, through the same `Pages`: what is pinned
+# through one is pinned for all, and a page has one physical address by whatever name it is reached.
+# They are members of one `Body`, and the pages go with its last member. A snapshot has pages of its
+# own: they were copied, so nothing has to be broken when one of them is pinned or written.
+#
+# Offsets of an object are bytes of the object. Those of its pages, its views and its pins are bytes
+# of the pages: `base` further on.
 from __future__ import annotations
 
-from dataclasses import dataclass
 from operator import index
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Final
 
 from pinfold import sites
-from pinfold.errors import BadHandle, BadState, InvalidArgs, OutOfRange, Unavailable, WrongType
-from pinfold.memory.locks import refuse_inside
+from pinfold.errors import (
+    BadHandle,
+    BadState,
+    InvalidArgs,
+    NotFound,
+    NotSupported,
+    OutOfRange,
+    Unavailable,
+    WrongType,
+)
+from pinfold.memory.hosterrors import noted
 from pinfold.memory.pages import Pages
 from pinfold.objects.handle import Handle
 from pinfold.objects.object import KernelObject, ObjectType
+from pinfold.objects.signals import Signal
+from pinfold.objects.vmo_parts import Body, CachePolicy, StreamSize, VmoLockState
 from pinfold.rights import Right
-from pinfold.units import PAGE_SIZE, UINT64_MAX, page_up
+from pinfold.units import PAGE_SIZE, page_up
 
 if TYPE_CHECKING:
-    import weakref
-
-    from pinfold.memory.backing import Backing
-    from pinfold.memory.window import Window
     from pinfold.objects.kernel import Kernel
-    from pinfold.objects.resource import ResourceObject
-    from pinfold.sites import Site
+    from pinfold.objects.vmo_parts import ShownRange, ViewLease
 
 VMO_RIGHTS: Final = int(Right.BASIC | Right.IO | Right.PROPERTY | Right.MAP | Right.SIGNAL)
 _RESIZE: Final = int(Right.RESIZE)
+_ZERO_CHILDREN: Final = int(Signal.ZERO_CHILDREN)
 
-MAX_SIZE: Final = (1 << 63) - PAGE_SIZE
-"""Bytes: what a file offset on Linux can say, in whole pages."""
-
-
-@dataclass(frozen=True, slots=True)
-class VmoStatistics:
-    """A memory object at one moment. Sizes in bytes."""
-
-    koid: int
-    name: str
-    size: int
-    committed: int
-    """Memory or file blocks behind it."""
-    pinned: int
-    """Bytes that at least one pin holds."""
-    pins: int
-    """Live pins, those in quarantine included."""
-    mappings: int
-    views: int
-    handles: int
-    kind: str
-    """``memfd``, ``fd``, ``file`` or ``physical``."""
-    resizable: bool
-    contiguous: bool
-
-
-class ShownRange(Protocol):
-    """A live view of a memory object, through a window of ours or through a mapping."""
-
-    offset: int
-    size: int
-    site: Site
-
-
-class ViewLease:
-    """A live view of a memory object: keeps its window, and is found when the view is gone."""
-
-    __slots__ = ("offset", "ref", "site", "size", "vmo", "window")
-
-    def __init__(
-        self, vmo: VmoObject, window: Window | None, offset: int, size: int, site: Site
-    ) -> None:
-        self.vmo = vmo
-        self.window = window
-        self.offset = offset
-        self.size = size
-        self.site = site
-        self.ref: weakref.ref[Any] | None = None
-
-    def settle(self) -> None:
-        """The view is gone. Called with the kernel's lock held."""
-        refuse_inside(self.vmo.pages.backing.lock)
-        self.vmo.end_view(self)
+_GRAIN: Final = 32 * PAGE_SIZE
+MAX_SIZE: Final = ((1 << 63) - 1) // _GRAIN * _GRAIN
+"""Bytes: what a file offset on Linux can say, rounded as Zircon rounds its limit of 64 bits."""
 
 
 class VmoObject(KernelObject):
-    """What every handle to a memory object shares."""
+    """What every handle to a memory object shares.
+
+    Args:
+      pages: its own, or its parent's for a slice or a reference.
+      body: the parent's, where it shows the parent's pages.
+      stream: its parent's for a reference, or bytes; all of the pages by default.
+      name: for people.
+
+    Attributes:
+      base: where in ``pages`` its byte 0 is.
+      parent: what it was made from, while that is there; then what that was made from.
+      children: what was made from it.
+    """
 
     __slots__ = (
+        "base",
+        "body",
+        "cache_policy",
+        "children",
+        "discardable",
+        "discarded",
+        "discards",
+        "immutable",
         "in_use",
         "label",
+        "length",
+        "locks",
         "mappings",
         "pages",
+        "parent",
         "physical",
+        "pins",
+        "reclaimable",
         "released",
         "resizable",
-        "resource",
+        "root_offset",
+        "shares_pages",
+        "snapshot",
+        "spaces",
+        "stream",
         "views",
     )
 
     object_type = ObjectType.VMO
+    has_name = True
 
     def __init__(
-        self, kernel: Kernel, backing: Backing, *, name: str = "", resizable: bool = False
+        self,
+        kernel: Kernel,
+        pages: Pages,
+        *,
+        body: Body | None = None,
+        stream: StreamSize | int | None = None,
+        name: str = "",
+        resizable: bool = False,
     ) -> None:
         super().__init__(kernel, name)
-        self.pages = Pages(backing, kernel.physmap)
+        self.pages = pages
+        self.shares_pages = body is not None
+        self.body = Body(pages) if body is None else body
+        self.body.members.append(self)
+        self.base = 0
+        self.length: int | None = None
+        """Bytes of a slice; None where all of the pages are shown."""
+        if not isinstance(stream, StreamSize):
+            stream = StreamSize(pages.backing.size if stream is None else stream)
+        self.stream = stream
         self.resizable = resizable
         self.physical = False
+        self.cache_policy = CachePolicy.CACHED
+        self.parent: VmoObject | None = None
+        self.children: list[VmoObject] = []
+        self.snapshot = False
+        self.immutable = False
+        self.root_offset = 0
+        """Where its byte 0 is in the first ancestor, as 64-bit arithmetic has to bear it."""
+        self.discardable = False
+        self.reclaimable = False
+        """Discardable, and it has been unlocked: `Kernel.reclaim` may take its memory."""
+        self.discarded = False
+        self.discards = 0
+        self.locks = 0
         self.mappings = 0
+        self.spaces: dict[int, int] = {}
+        """How many mappings each address space has of it, by where the space begins."""
+        self.pins = 0
+        """Live pins through this object; those of the pages may be more."""
         self.views: list[ShownRange] = []
         self.in_use = 0
         """Calls under way that use the memory without the kernel's lock."""
         self.released = False
         self.label = str(self)
         """The object's name in pin records, made once: pins are frequent."""
-        self.resource: ResourceObject | None = None
 
     @property
     def size(self) -> int:
         """Bytes, whole pages."""
-        return self.pages.backing.size
+        length = self.length
+        return self.pages.backing.size if length is None else length
+
+    @property
+    def is_slice(self) -> bool:
+        """True when it shows a part of its parent's pages, and no more."""
+        return self.length is not None
+
+    @property
+    def cow_clone(self) -> bool:
+        """True for a snapshot that has a parent. Source: ZX_INFO_VMO_IS_COW_CLONE."""
+        return self.snapshot and self.parent is not None
 
     @property
     def contiguous(self) -> bool:
@@ -132,12 +169,124 @@ class VmoObject(KernelObject):
         """The rights of the first handle. Source: Zircon; RESIZE only where it can be used."""
         return VMO_RIGHTS | (_RESIZE if self.resizable else 0)
 
+    @property
+    def signals(self) -> int:
+        """ZERO_CHILDREN, while it has none."""
+        return 0 if self.children else _ZERO_CHILDREN
+
+    @property
+    def share_count(self) -> int:
+        """How many address spaces map it; 1 where it has fewer than two mappings.
+
+        Source: Zircon, zx_info_vmo_t.
+        """
+        return len(self.spaces) if self.mappings > 1 else 1
+
+    def renamed(self) -> None:
+        """Pin records of later pins have the new name."""
+        self.label = str(self)
+
+    def attributed(self, offset: int, size: int) -> int:
+        """Bytes of memory in a range that are charged to this object.
+
+        Source: Zircon: what a slice or a reference shows is its owner's.
+        """
+        if self.shares_pages or self.physical:
+            return 0
+        size = min(size, self.size - offset)
+        runs = self.pages.backing.data_runs(self.base + offset, size) if size > 0 else []
+        return sum(page_up(stop) - start for start, stop in runs)
+
+    # Stream and discarding ----------------------------------------------------------------------
+
+    def refuse_to_follow(self, size: int) -> None:
+        """Raise `BadState` if a view shows what a stream of ``size`` bytes would hide."""
+        for mapping in self.stream.shown:
+            mapping.refuse_follow(size)
+
+    def set_stream(self, size: int) -> None:
+        """Note another stream size; mappings follow. Called with the kernel's lock held.
+
+        Raises:
+          NoMemory, HostError: one of them cannot; size and mappings are as before.
+        """
+        if self.contiguous:
+            return
+        stream, mappings = self.stream, self.stream.shown
+        former, stream.size = stream.size, size
+        try:
+            for mapping in mappings:
+                mapping.follow()
+        except BaseException as error:
+            stream.size = former
+            for mapping in mappings:
+                with noted("show the former stream", error):
+                    mapping.follow()
+            raise
+
+    def lock_memory(self) -> VmoLockState:
+        """One lock more. Called with the kernel's lock held."""
+        lost = self.size if self.discarded else 0
+        self.discarded = False
+        self.reclaimable = False
+        self.locks += 1
+        return VmoLockState(0, self.size, 0, lost)
+
+    def unlock_memory(self) -> None:
+        """One lock less. Called with the kernel's lock held.
+
+        Raises:
+          BadState: there is none.
+        """
+        if not self.locks:
+            raise BadState(f"{self} is not locked", remedy="unlock it as often as it was locked")
+        self.locks -= 1
+        self.reclaimable = not self.locks
+
+    def discard(self) -> int:
+        """Take the memory, unless it is in use; how many bytes. Called with the kernel's lock.
+
+        Whoever maps, views or pins it uses it, locked or not: on Linux a mapping of memory that was
+        taken would read as zeros and tell nobody.
+        """
+        in_use = self.mappings or self.pins or self.views or self.in_use
+        if not self.reclaimable or self.discarded or in_use:
+            return 0
+        taken = self.attributed(0, self.size)
+        if not taken:
+            return 0
+        self.pages.decommit(0, self.size)
+        self.discarded = True
+        self.discards += 1
+        return taken
+
+    # Relatives ----------------------------------------------------------------------------------
+
     def join_family(self) -> None:
         """Find the other objects over the same file. Called with the kernel's lock held."""
         pages, file = self.pages, self.pages.backing.inode
         if file is not None:
             pages.family = self.kernel.families.setdefault(file, [])
             pages.family.append(pages)
+
+    def adopt(self, child: VmoObject) -> None:
+        """Become the parent of ``child``. Called with the kernel's lock held."""
+        child.parent = self
+        self.children.append(child)
+
+    def _leave_parent(self) -> None:
+        """It is gone: its children are its parent's now, or nobody's."""
+        parent, self.parent = self.parent, None
+        for child in self.children:
+            child.parent = parent
+        if parent is not None:
+            parent.children.remove(self)
+            parent.children += self.children
+            if not parent.children:
+                parent.signals_changed()
+        self.children = []
+
+    # The end ------------------------------------------------------------------------------------
 
     def release_if_idle(self) -> None:
         """Give the memory back when nothing refers to it. Called with the kernel's lock held."""
@@ -147,21 +296,29 @@ class VmoObject(KernelObject):
             self.kernel.lock.later(self)
 
     def _release(self) -> None:
-        in_use = self.mappings or self.pages.pins or self.views or self.in_use
+        in_use = self.mappings or self.pins or self.views or self.in_use
         if self.released or self.handle_count or in_use:
             return
-        self.pages.refuse_inside_access()
+        body, kernel = self.body, self.kernel
+        last = len(body.members) == 1
+        if last:
+            self.pages.refuse_inside_access()
         self.released = True
-        kernel, file = self.kernel, self.pages.backing.inode
         kernel.forget(self)
-        resource, self.resource = self.resource, None
+        body.members.remove(self)
+        self._leave_parent()
+        if not last:
+            return
+        body.relatives.remove(body)
+        file = self.pages.backing.inode
+        device, body.device = body.device, None
         try:
             self.pages.close()
         finally:
             if file is not None and not self.pages.family:
                 kernel.families.pop(file, None)
-            if resource is not None:
-                resource.leave()
+            if device is not None:
+                device.leave()
 
     def on_zero_handles(self) -> None:
         """The last handle was closed; mappings, pins and views keep the memory."""
@@ -178,16 +335,41 @@ class VmoObject(KernelObject):
             lease.window.release()
         self.release_if_idle()
 
+    # Checks -------------------------------------------------------------------------------------
+
     def refuse_if_viewed(self, what: str, offset: int, size: int) -> None:
-        """Raise `BadState` when a live view shows a part of the range."""
-        for lease in self.views:
-            if lease.offset < offset + size and offset < lease.offset + lease.size:
-                raise BadState(
-                    f"cannot {what}: a view of it is in use",
-                    asked=offset,
-                    holder=f"the view made at {sites.describe(lease.site)}",
-                    remedy="drop the view, and every slice and array made from it",
-                )
+        """Raise `BadState` when a live view shows a part of the range, through any member."""
+        start = self.base + offset
+        for member in self.body.members:
+            for lease in member.views:
+                if lease.offset < start + size and start < lease.offset + lease.size:
+                    raise BadState(
+                        f"cannot {what}: a view of it is in use",
+                        asked=offset,
+                        holder=f"the view made at {sites.describe(lease.site)}",
+                        remedy="drop the view, and every slice and array made from it",
+                    )
+
+    def refuse_if_physical(self, what: str) -> None:
+        """Raise `NotSupported` for device memory."""
+        if self.physical:
+            raise NotSupported(f"cannot {what} {self}: it is device memory", remedy="map it")
+
+    def refuse_if_discarded(self) -> None:
+        """Raise `NotFound` while the memory is discarded."""
+        if self.discarded:
+            raise NotFound(
+                f"the memory of {self} was discarded",
+                remedy="lock it, and fill it anew: the lock says what was lost",
+            )
+
+    def refuse_if_uncached(self, what: str) -> None:
+        """Raise `BadState` while the cache policy is not CACHED."""
+        if self.cache_policy is not CachePolicy.CACHED:
+            raise BadState(
+                f"cannot {what}: {self} is {self.cache_policy.name}",
+                remedy="map it, or set its cache policy to CACHED",
+            )
 
     def check_range(self, offset: int, size: int) -> None:
         """Raise unless ``[offset, offset + size)`` lies in the object."""
@@ -215,14 +397,3 @@ def memory_of(handle: object, kernel: Kernel) -> VmoObject:
     if isinstance(handle, Handle) and target is None:
         raise BadHandle(f"this {type(handle).__name__} is closed", remedy="use an open handle")
     raise WrongType(f"{type(handle).__name__} is not a Vmo", remedy="pass a Vmo")
-
-
-def checked_size(size: int) -> int:
-    """``size`` in whole pages, if an object can have it. Source: zx_vmo_create."""
-    size = index(size)
-    if size < 0:
-        raise InvalidArgs("a size is not negative", asked=size)
-    rounded = page_up(size)
-    if rounded > MAX_SIZE or size > UINT64_MAX:
-        raise OutOfRange("no object can be so large", asked=size, limit=MAX_SIZE)
-    return rounded

@@ -34,12 +34,28 @@ class KernelObject:
     __slots__ = ("__weakref__", "handle_count", "kernel", "koid", "name")
 
     object_type: ClassVar[ObjectType] = ObjectType.NONE
+    has_name: ClassVar[bool] = False
+    """True for the kinds that can be renamed. Source: Zircon, ZX_PROP_NAME."""
 
     def __init__(self, kernel: Kernel, name: str = "") -> None:
         self.kernel = kernel
         self.name = name
         self.handle_count = 0
         self.koid = kernel.next_koid()
+
+    @property
+    def signals(self) -> int:
+        """What it says of itself, bits of `Signal`. Read with the kernel's lock held."""
+        return 0
+
+    def signals_changed(self) -> None:
+        """Have those who wait for it look again. Called with the kernel's lock held."""
+        for waiter in self.kernel.waiters:
+            if waiter.target is self:
+                waiter.wake()
+
+    def renamed(self) -> None:
+        """It has another name. Called with the kernel's lock held."""
 
     def on_zero_handles(self) -> None:
         """The last handle was closed. Called with the kernel's lock held."""

@@ -10,12 +10,12 @@ import sys
 import warnings
 from contextvars import ContextVar
 from itertools import count
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 
 from pinfold import sites
 from pinfold.errors import BadState
 from pinfold.memory.locks import refuse_inside
-from pinfold.objects.handle import HandleEntry
+from pinfold.objects.handle import Handle, HandleEntry
 from pinfold.objects.kernel import default_kernel
 from pinfold.objects.object import KernelObject, ObjectType
 from pinfold.objects.region import VmarObject
@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 
 K = TypeVar("K", bound=KernelObject)
 
+PROCESS_RIGHTS: Final = 0x6D3CF
+"""The rights of a process's handle to itself. Source: ZX_DEFAULT_PROCESS_RIGHTS."""
+
 _VALUE_BITS = 30  # a handle value is 32 bits, of which the two lowest are 1
 
 
@@ -39,7 +42,7 @@ class Process(KernelObject):
     block does not end it: call `exit`.
     """
 
-    __slots__ = ("_numbers", "_region", "_root", "_scramble", "_site", "alive", "handles")
+    __slots__ = ("_numbers", "_region", "_root", "_scramble", "_self", "_site", "alive", "handles")
 
     object_type = ObjectType.PROCESS
 
@@ -55,6 +58,7 @@ class Process(KernelObject):
         self._scramble = secrets.randbits(_VALUE_BITS) << 2
         self._region: VmarObject | None = None
         self._root: Vmar | None = None
+        self._self: HandleEntry | None = None
         kernel.enter(self)
 
     def add(self, target: KernelObject, rights: int) -> HandleEntry:
@@ -73,6 +77,25 @@ class Process(KernelObject):
         if target.handle_count == 1:
             self.kernel.enter(target)
         return entry
+
+    @property
+    def self_handle(self) -> Handle[Process]:
+        """The process's handle to itself, which it keeps, and opens again if it was closed.
+
+        Source: zx_process_self.
+
+        Raises:
+          BadState: the process has ended.
+        """
+        with self.kernel.lock:
+            entry = self._self
+            if entry is None or entry.object is None:
+                entry = self._self = self.add(self, PROCESS_RIGHTS)
+                entry.face = Handle.wrap(entry)
+            return entry.face  # type: ignore[return-value]  # made above, and lasts as long
+
+    def on_zero_handles(self) -> None:
+        """A process does not end because nobody has a handle to it."""
 
     def remove(self, value: int) -> None:
         """Take a closed handle out of the table."""
@@ -180,11 +203,19 @@ class Process(KernelObject):
         with self.kernel.lock:
             root = self._root
             if root is None or root.closed:  # else another thread has been here first
-                self._check_alive()
-                region = self._region or self._make_region()
+                region = self.root_region()
                 entry = self.add(region, region.default_rights)
                 root = self._root = Vmar.wrap(entry)
             return root
+
+    def root_region(self) -> VmarObject:
+        """The object behind `root`, without a handle to it. Called with the kernel's lock held.
+
+        Raises:
+          BadState, NoMemory: as `root`.
+        """
+        self._check_alive()
+        return self._region or self._make_region()
 
     def _make_region(
         self, size: int | None = None, address: int | None = None, seed: int | None = None

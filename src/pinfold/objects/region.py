@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from pinfold.objects.kernel import Kernel
     from pinfold.objects.mapping import Mapping
+    from pinfold.objects.memory_object import VmoObject
 
 _BASIC: Final = int(Right.TRANSFER | Right.DUPLICATE | Right.INSPECT | Right.OP_CHILDREN)
 
@@ -69,6 +70,8 @@ class MapsRecord:
     vmo_koid: int
     """Of a mapping; 0 for a region."""
     vmo_offset: int
+    committed: int
+    """Bytes of memory in the run that are charged to the memory object; 0 for a region."""
 
 
 class VmarObject(KernelObject):
@@ -313,7 +316,7 @@ class VmarObject(KernelObject):
         region = self.region
         perms = Perm((self.options & CAN_RWX) >> CAN_SHIFT)
         size = region.stop - region.base
-        yield MapsRecord(depth, "vmar", self.name, region.base, size, perms, 0, 0)
+        yield MapsRecord(depth, "vmar", self.name, region.base, size, perms, 0, 0, 0)
         for _, _, child in region.children:
             if isinstance(child, Region):
                 yield from cast("VmarObject", child.owner).records(depth + 1)
@@ -321,10 +324,24 @@ class VmarObject(KernelObject):
             mapping = cast("Mapping", child.mapped)
             vmo = mapping.vmo
             for low, high, prot in child.runs:
-                offset = mapping.vmo_offset + low - mapping.address
+                offset, size = mapping.vmo_offset + low - mapping.address, high - low
                 yield MapsRecord(
-                    depth + 1, "mapping", vmo.name, low, high - low, Perm(prot), vmo.koid, offset
+                    depth + 1,
+                    "mapping",
+                    vmo.name,
+                    low,
+                    size,
+                    Perm(prot),
+                    vmo.koid,
+                    offset,
+                    vmo.attributed(offset, size),
                 )
+
+    def mapped(self) -> Iterator[VmoObject]:
+        """The memory object of each mapping in it, child regions included, ascending."""
+        region = self.region
+        for piece in region.pieces(region.base, region.stop):
+            yield cast("Mapping", piece.mapped).vmo
 
     def statistics(self) -> VmarStatistics:
         """The region as a frozen record."""

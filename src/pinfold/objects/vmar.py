@@ -1,29 +1,30 @@
 # A handle to an address region: real host address space, handed out in parts.
 #
-# Source: zx_vmar_allocate, zx_vmar_map, zx_vmar_unmap, zx_vmar_protect, zx_vmar_destroy, and
-# mx_vmar_map; Zircon's dispatcher for the order of checks, which is the order of the code here: the
-# first that fails decides the error.
+# Source: zx_vmar_allocate, zx_vmar_map, zx_vmar_unmap, zx_vmar_protect, zx_vmar_op_range,
+# zx_vmar_destroy, and mx_vmar_map; Zircon's dispatcher for the order of checks, which is the order
+# of the code here: the first that fails decides the error.
 #
 # Offsets given to allocate and map are relative to the region, addresses given to unmap and protect
 # are absolute. Closing a handle unmaps nothing: a region ends when it is destroyed, when its parent
 # unmaps it, or with the process.
 #
 # Everything is done under the kernel's lock, the system calls included: they are what the books
-# are about. Only the pages of MAP_RANGE are entered after it is let go: that may wait for a disk.
+# are about. Only pages are given memory, or entered, after it is let go (region_ops.py): that may
+# take long, or wait for a disk.
 from __future__ import annotations
 
 from operator import index
 from typing import TYPE_CHECKING, Final
 
-from pinfold.errors import InvalidArgs, NotSupported, OutOfRange, PinfoldError
+from pinfold.errors import BufferTooSmall, InvalidArgs, NotSupported, OutOfRange
 from pinfold.memory.hosterrors import noted
-from pinfold.memory.regions import populate
-from pinfold.objects.handle import Handle
 from pinfold.objects.mapping import Mapping
-from pinfold.objects.memory_object import MAX_SIZE, memory_of
+from pinfold.objects.memory_object import memory_of
 from pinfold.objects.process import current_process
 from pinfold.objects.region import MapsRecord, VmarObject, VmarStatistics
+from pinfold.objects.region_ops import VmarOp, VmarOps, enter_pages
 from pinfold.objects.vmoption import (
+    ALLOW_FAULTS,
     CAN_RWX,
     CAN_SHIFT,
     CAN_SPECIFIC,
@@ -32,6 +33,7 @@ from pinfold.objects.vmoption import (
     NOT_FOR_ALLOCATE,
     PERMS,
     RIGHT_SHIFT,
+    STREAM,
     XOM,
     VmOption,
     check_address,
@@ -44,16 +46,17 @@ from pinfold.rights import Right
 from pinfold.units import PAGE_MASK, PAGE_SIZE, UINT64_MAX, HostVa, page_up
 
 if TYPE_CHECKING:
-    from pinfold.objects.vmo import Vmo
+    from pinfold.objects.handle import Handle
+    from pinfold.objects.memory_object import VmoObject
 
-__all__ = ["MapsRecord", "VmOption", "Vmar", "VmarObject", "VmarStatistics"]
+__all__ = ["MapsRecord", "VmOption", "Vmar", "VmarObject", "VmarOp", "VmarStatistics"]
 
 _OP_CHILDREN: Final = int(Right.OP_CHILDREN)
 _INSPECT: Final = int(Right.INSPECT)
 _READ_BIT, _WRITE_BIT = 1, 2  # of the permissions
 
 
-class Vmar(Handle[VmarObject]):
+class Vmar(VmarOps):
     """A handle to an address region of this Python process. Get one from a `Process` or `allocate`.
 
     Every call raises `BadHandle` where this handle is closed.
@@ -148,7 +151,7 @@ class Vmar(Handle[VmarObject]):
 
     def map(
         self,
-        vmo: Vmo,
+        vmo: Handle[VmoObject],
         options: VmOption | int,
         *,
         offset: int = 0,
@@ -161,15 +164,17 @@ class Vmar(Handle[VmarObject]):
         object alive. Permissions of both handles are noted: `protect` can never allow more.
 
         Beyond the end of the object, now or after a `Vmo.resize`, the mapping has addresses and no
-        memory: touching one is a bus error.
+        memory, and so it has, with FAULT_BEYOND_STREAM_SIZE, beyond the last page of its stream:
+        touching one ends the process.
 
         Args:
           vmo: has MAP.
           options: PERM_*, of which none is legal (it holds the addresses); SPECIFIC,
             SPECIFIC_OVERWRITE (replaces the mappings that are there, in one step),
             OFFSET_IS_UPPER_LIMIT or an alignment to place it; MAP_RANGE enters the pages that have
-            memory, and gives none to others; REQUIRE_NON_RESIZABLE; ALLOW_FAULTS, which is accepted
-            and changes nothing.
+            memory, and gives none to others; REQUIRE_NON_RESIZABLE; ALLOW_FAULTS, which the two
+            that follow need: a discardable object; FAULT_BEYOND_STREAM_SIZE. With
+            ``Kernel(strict="docs")`` a resizable object needs it too, and a range beyond the end.
           offset: bytes from the base of this region: where, or the upper limit.
           vmo_offset: bytes, page-aligned.
           size: bytes, rounded up to pages; to the end of the object by default.
@@ -178,11 +183,13 @@ class Vmar(Handle[VmarObject]):
           WrongType: ``vmo`` is not a handle to a memory object.
           AccessDenied: a handle lacks a right, the region does not allow a permission, or lets
             nobody choose addresses (``.missing``).
-          NotSupported: REQUIRE_NON_RESIZABLE and it is resizable; FAULT_BEYOND_STREAM_SIZE.
+          NotSupported: REQUIRE_NON_RESIZABLE and it is resizable; it is discardable and may not
+            fault; FAULT_BEYOND_STREAM_SIZE and it has no stream (contiguous, device memory).
+          BufferTooSmall: on a strict kernel, the range leaves the object (``.limit``).
           InvalidArgs: options that do not go together, PERM_WRITE or PERM_EXECUTE without
             PERM_READ; an unaligned offset; ``size`` 0; a range outside the region; a child region
             in the way of SPECIFIC_OVERWRITE.
-          OutOfRange: the offsets are beyond what a file can have (``.limit``).
+          OutOfRange: the offset and the size do not fit into 64 bits (``.limit``).
           AlreadyExists: SPECIFIC, and something is there (``.holder``).
           NoResources: no gap is large enough (``.available`` is the largest).
           BadState: the region is destroyed; a live view shows a mapping that would be replaced, or
@@ -223,18 +230,41 @@ class Vmar(Handle[VmarObject]):
                 )
             size = page_up(max(memory.size - vmo_offset, 0) if size is None else index(size))
             if size > UINT64_MAX or vmo_offset + size > UINT64_MAX:
-                raise _beyond(vmo_offset + size, UINT64_MAX)
+                raise OutOfRange(
+                    "the range of memory ends where no object can",
+                    asked=vmo_offset + size,
+                    limit=UINT64_MAX,
+                    remedy="map a part that the object has",
+                )
+            if kernel.strict and not options & ALLOW_FAULTS and vmo_offset + size > memory.size:
+                raise BufferTooSmall(
+                    f"the range leaves {memory}",
+                    asked=vmo_offset + size,
+                    limit=memory.size,
+                    remedy="map what there is, or add ALLOW_FAULTS",
+                )
             start = target.place(options, can, offset, size)
             backing = memory.pages.backing
-            at = backing.base + vmo_offset
-            if at + size > MAX_SIZE:  # ours: Zircon's objects are no files
-                raise _beyond(at + size, MAX_SIZE)
             if not backing.writable:
                 allowed &= ~_WRITE_BIT
-            mapping = Mapping(target.region, memory, allowed, start, size, vmo_offset)
+            mapping = Mapping(
+                target.region,
+                memory,
+                allowed,
+                start,
+                size,
+                vmo_offset,
+                follows=bool(options & STREAM),
+            )
+            at = backing.base + memory.base + vmo_offset
             target.region.map(start, start + size, mapping, at, perms)
-        if options & MAP_RANGE and perms and not memory.physical:
-            _enter_pages(mapping, perms)
+        if options & MAP_RANGE:
+            try:
+                enter_pages(mapping, start, start + size)
+            except BaseException as error:
+                with noted("unmap it again; it stays mapped", error):
+                    mapping.unmap()
+                raise
         return mapping
 
     def protect(self, address: int, size: int, options: VmOption | int) -> None:
@@ -347,40 +377,6 @@ class Vmar(Handle[VmarObject]):
             target = self._require(_INSPECT)
             target.require_alive()
             return list(target.records())
-
-
-def _enter_pages(mapping: Mapping, perms: int) -> None:
-    """MAP_RANGE: what has memory is entered in the page tables, what has none stays without.
-
-    Another thread may unmap the range meanwhile. The kernel's refusal is no error of this call
-    then: it has mapped, and what the other thread did came after.
-    """
-    memory, first = mapping.vmo, mapping.vmo_offset
-    lock, size = memory.kernel.lock, 0
-    try:
-        with lock:  # for the descriptor, which is closed with the last mapping
-            size = min(mapping.size, memory.size - first) if mapping.is_as_made(perms) else 0
-            runs = memory.pages.backing.data_runs(first, size) if size > 0 else []
-        shift = mapping.address - first
-        for low, high in runs:
-            populate(low + shift, high + shift)
-    except BaseException as error:
-        with lock:
-            ours = mapping.is_as_made(perms) and memory.size >= first + size
-        if not ours and isinstance(error, PinfoldError):
-            return
-        with noted("unmap it again; it stays mapped", error):
-            mapping.unmap()
-        raise
-
-
-def _beyond(stop: int, limit: int) -> OutOfRange:
-    return OutOfRange(
-        "the range of memory ends where no object can",
-        asked=stop,
-        limit=limit,
-        remedy="map a part that the object has",
-    )
 
 
 def _checked_range(target: VmarObject, address: int, size: int) -> tuple[int, int]:

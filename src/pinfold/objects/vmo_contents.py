@@ -1,39 +1,35 @@
 # What a handle does with the bytes and the pages of a memory object.
 #
-# Source: zx_vmo_read, zx_vmo_write, zx_vmo_set_size, zx_vmo_op_range; Zircon's dispatcher for the
-# order of checks.
+# Source: zx_vmo_read, zx_vmo_write, zx_vmo_op_range; Zircon's dispatcher for the order of checks.
 #
 # Reads and writes go through the descriptor, not through a mapping: a read of an absent page
 # commits nothing, and neither can end the process.
 from __future__ import annotations
 
-from contextlib import contextmanager
 from operator import index
 from typing import TYPE_CHECKING, Any, Final
 
-from pinfold.errors import BadHandle, InvalidArgs, NotSupported, OutOfRange, Unavailable
+from pinfold.errors import NotSupported, OutOfRange
 from pinfold.memory.buffers import flat
-from pinfold.objects.handle import Handle
-from pinfold.objects.memory_object import MAX_SIZE, VmoObject, checked_size
+from pinfold.objects import page_ops
+from pinfold.objects.page_ops import letting_go
+from pinfold.objects.vmo_sizes import VmoSizes
 from pinfold.rights import Right
-from pinfold.units import KIB, PAGE_MASK, UINT64_MAX, page_down, page_up
+from pinfold.units import KIB, UINT64_MAX
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from numpy.typing import NDArray
 
-    from pinfold.objects.kernel import Kernel
+    from pinfold.objects.memory_object import VmoObject
 
 _READ: Final = int(Right.READ)
 _WRITE: Final = int(Right.WRITE)
-_RESIZE: Final = int(Right.RESIZE)
 
 _SHORT: Final = 256 * KIB
 """Bytes that are moved in one holding of the kernel's lock; more is moved without it."""
 
 
-class VmoContents(Handle[VmoObject]):
+class VmoContents(VmoSizes):
     """The bytes and pages of a memory object, through a handle to it. `Vmo` is one."""
 
     __slots__ = ()
@@ -46,7 +42,9 @@ class VmoContents(Handle[VmoObject]):
         Raises:
           AccessDenied: without READ.
           NotSupported: device memory; map it instead.
+          BadState: its cache policy is not CACHED; map it instead.
           OutOfRange: the range leaves the object; nothing was read.
+          NotFound: its memory was discarded.
           HostError: a file behind it has become shorter.
 
         Source: zx_vmo_read.
@@ -59,7 +57,7 @@ class VmoContents(Handle[VmoObject]):
             target = self._within(_READ, offset, index(size))
             if _is_short(target, size):
                 data = bytearray(size)
-                target.pages.read_into(memoryview(data), offset)
+                target.pages.read_into(memoryview(data), target.base + offset)
                 return bytes(data)
         data = bytearray(size)
         self.read_into(data, offset)
@@ -72,11 +70,11 @@ class VmoContents(Handle[VmoObject]):
         with kernel.lock:
             target = self._within(_READ, offset, len(view))
             if _is_short(target, len(view)):
-                target.pages.read_into(view, offset)
+                target.pages.read_into(view, target.base + offset)
                 return len(view)
             target.in_use += 1
-        with _letting_go(kernel, target):
-            target.pages.read_into(view, offset)
+        with letting_go(kernel, target):
+            target.pages.read_into(view, target.base + offset)
         return len(view)
 
     def _within(self, right: int, offset: int, size: int) -> VmoObject:
@@ -84,8 +82,24 @@ class VmoContents(Handle[VmoObject]):
         target = self._require(right)
         if target.physical:
             raise NotSupported(f"{target} is device memory", remedy="map it")
+        if target.cache_policy:
+            if offset + size > UINT64_MAX:
+                raise OutOfRange("the range ends beyond 64 bits", asked=offset + size)
+            target.refuse_if_uncached("read or write bytes")
         target.check_range(offset, size)
+        if target.discarded and size:
+            target.refuse_if_discarded()
         return target
+
+    def check_read(self, offset: int, size: int) -> None:
+        """Raise what reading so many bytes would raise, before it looks at a buffer for them."""
+        with self._entry.process.kernel.lock:
+            self._within(_READ, index(offset), index(size))
+
+    def check_write(self, offset: int, size: int) -> None:
+        """Raise what writing so many bytes would raise, before it looks at the bytes."""
+        with self._entry.process.kernel.lock:
+            self._writable(index(offset), index(size))
 
     def write(self, data: bytes | bytearray | memoryview | NDArray[Any], offset: int = 0) -> int:
         """Write ``data`` at ``offset``; how many bytes that were. Commits what it touches.
@@ -93,7 +107,9 @@ class VmoContents(Handle[VmoObject]):
         Raises:
           AccessDenied: without WRITE.
           NotSupported: device memory; map it instead.
+          BadState: its cache policy is not CACHED; map it instead.
           OutOfRange: the range leaves the object, or the file behind it; nothing was written.
+          NotFound: its memory was discarded.
           NoMemory, NoSpace: the host, or the file system, has no room; a part may be written.
 
         Source: zx_vmo_write.
@@ -103,14 +119,14 @@ class VmoContents(Handle[VmoObject]):
         with kernel.lock:
             target = self._writable(offset, len(view))
             if _is_short(target, len(view)):
-                target.pages.write_from(view, offset)
+                target.pages.write_from(view, target.base + offset)
                 return len(view)
             target.in_use += 1
-        with _letting_go(kernel, target):
+        with letting_go(kernel, target):
             if target.resizable:
                 self._write_under_lock(view, offset)
             else:
-                target.pages.write_from(view, offset)
+                target.pages.write_from(view, target.base + offset)
         return len(view)
 
     def _write_under_lock(self, view: memoryview, offset: int) -> None:
@@ -121,12 +137,13 @@ class VmoContents(Handle[VmoObject]):
         for at in range(0, len(view), _SHORT):
             piece = view[at : at + _SHORT]
             with self._entry.process.kernel.lock:
-                self._writable(offset + at, len(piece)).pages.write_from(piece, offset + at)
+                target = self._writable(offset + at, len(piece))
+                target.pages.write_from(piece, target.base + offset + at)
 
     def _writable(self, offset: int, size: int) -> VmoObject:
         target = self._within(_WRITE, offset, size)
         length = target.pages.backing.length
-        if offset + size > length:
+        if target.base + offset + size > length:
             raise OutOfRange(
                 "the file behind the memory ends before that", asked=offset + size, limit=length
             )
@@ -143,30 +160,22 @@ class VmoContents(Handle[VmoObject]):
           AccessDenied: without WRITE.
           NotSupported: device memory.
           OutOfRange: the range leaves the object.
+          NotFound: its memory was discarded.
           NoMemory, NoSpace: the host, or the file system, has no room.
 
         Source: zx_vmo_op_range, COMMIT.
         """
-        kernel = self._entry.process.kernel
-        with kernel.lock:
+        with self._entry.process.kernel.lock:
             target = self._require(_WRITE)
-            start, stop = self._range(target, offset, size, "commit")
-            start, stop = page_down(start), page_up(stop)
-            if start == stop:
-                return
-            epoch = target.pages.epoch
-            target.in_use += 1
-        with _letting_go(kernel, target):
-            target.pages.commit(start, stop - start)
-            with kernel.lock:
-                target.pages.remember(start, stop - start, epoch)
+            size = _to_end(target, offset, size)
+        page_ops.commit(target, offset, size)
 
     def decommit(self, offset: int = 0, size: int | None = None) -> None:
         """Give the memory of a range back; it reads as zeros afterwards.
 
         Raises:
           AccessDenied: without WRITE.
-          NotSupported: contiguous or device memory.
+          NotSupported: contiguous or device memory; an object that is a snapshot or has one.
           OutOfRange: the range leaves the object.
           InvalidArgs: unaligned.
           BadState: a page of it is pinned; nothing changed.
@@ -175,13 +184,7 @@ class VmoContents(Handle[VmoObject]):
         """
         with self._entry.process.kernel.lock:
             target = self._require(_WRITE)
-            if target.pages.kept:
-                raise NotSupported(f"{target} is contiguous or device memory and keeps its pages")
-            start, stop = self._range(target, offset, size, "decommit")
-            if start < stop:
-                if (start | stop) & PAGE_MASK:
-                    raise InvalidArgs("only whole pages are decommitted", asked=start)
-                target.pages.decommit(start, stop - start)
+            page_ops.decommit(target, offset, _to_end(target, offset, size))
 
     def zero(self, offset: int = 0, size: int | None = None) -> None:
         """Make a range read as zeros; to the end by default.
@@ -191,89 +194,65 @@ class VmoContents(Handle[VmoObject]):
         Raises:
           AccessDenied: without WRITE.
           NotSupported: device memory.
-          OutOfRange: the range leaves the object.
+          OutOfRange: the range leaves the object; nothing changed.
+          BadState: it is not cached, and a part of a page would have to be written.
 
         Source: zx_vmo_op_range, ZERO.
         """
         with self._entry.process.kernel.lock:
             target = self._require(_WRITE)
-            start, stop = self._range(target, offset, size, "zero")
-            if start < stop:
-                target.pages.zero(start, stop - start)
+            page_ops.zero(target, offset, _to_end(target, offset, size))
 
-    def _range(
-        self, target: VmoObject, offset: int, size: int | None, what: str
-    ) -> tuple[int, int]:
-        if target.physical:
-            raise NotSupported(f"cannot {what} device memory")
-        offset = index(offset)  # numpy's integers wrap; ours do not
-        size = max(target.size - offset, 0) if size is None else index(size)
-        target.check_range(offset, size)
-        return offset, offset + size
-
-    def resize(self, size: int) -> None:
-        """Make the object ``size`` bytes, rounded up to whole pages; new pages read as zeros.
-
-        The tail of the last page beyond ``size`` reads as zeros too. Mappings keep their length:
-        touching one beyond the end ends the process, as Linux has it.
+    def prefetch(self, offset: int = 0, size: int | None = None) -> None:
+        """Say that a range will be read soon. What has no memory gets none.
 
         Raises:
-          AccessDenied: without WRITE, or without RESIZE on a resizable object.
-          Unavailable: the object is not resizable.
-          OutOfRange: more than a file can have.
-          BadState: a page that would be cut off is pinned, or shown by a view; nothing changed.
+          AccessDenied: without READ.
+          OutOfRange: the range leaves the object.
 
-        Source: zx_vmo_set_size.
+        Source: zx_vmo_op_range, PREFETCH.
         """
         with self._entry.process.kernel.lock:
-            target = self._require(_WRITE)
-            if target.resizable:
-                self._require(_RESIZE)
-            size = index(size)
-            fixed = Unavailable(f"{target} cannot be resized", remedy="make it resizable")
-            if target.contiguous:
-                raise fixed
-            if page_up(size) > UINT64_MAX:
-                raise OutOfRange("no object can be so large", asked=size, limit=MAX_SIZE)
-            if not target.resizable:
-                raise fixed
-            new, old = checked_size(size), target.size
-            if new < old:
-                target.refuse_if_viewed("shrink", new, old - new)
-            if new != old:
-                target.pages.resize(new)
-            if size & PAGE_MASK:
-                target.pages.zero(size, new - size)
+            target = self._require(_READ)
+            page_ops.prefetch(target, offset, _to_end(target, offset, size))
 
+    def hint(self, offset: int = 0, size: int | None = None) -> None:
+        """Say that a range is needed always, or not any more. Nothing is made of it.
 
-@contextmanager
-def using(kernel: Kernel, target: VmoObject) -> Iterator[None]:
-    """Keep the memory of an object while it is used without the kernel's lock.
+        Nothing is checked either: it is for memory that a pager fills. Source: zx_vmo_op_range,
+        DONT_NEED, ALWAYS_NEED.
+        """
+        del offset, size
+        with self._entry.process.kernel.lock:
+            self._require(0)
 
-    Else another thread could close its last handle meanwhile: the descriptor would be free, and
-    soon somebody else's file.
+    def clean_cache(self, offset: int, size: int, *, invalidate: bool = False) -> None:
+        """Have the caches and the memory of a range agree. On Linux they do; it checks, no more.
 
-    Raises:
-      BadHandle: that has happened already.
-    """
-    with kernel.lock:
-        if target.released:
-            raise BadHandle(f"the last handle to {target} was closed meanwhile")
-        target.in_use += 1
-    with _letting_go(kernel, target):
-        yield
+        Args:
+          invalidate: drop what the caches have, written back or not.
 
+        Raises:
+          NotSupported: device memory; ``invalidate``, on a kernel without ``debug_syscalls``.
+          AccessDenied: without READ, or without WRITE to invalidate.
+          InvalidArgs: ``size`` is 0.
+          OutOfRange: the range leaves the object.
 
-@contextmanager
-def _letting_go(kernel: Kernel, target: VmoObject) -> Iterator[None]:
-    """The end of a use that has been counted."""
-    try:
-        yield
-    finally:
+        Source: zx_vmo_op_range, CACHE_SYNC, CACHE_CLEAN, CACHE_INVALIDATE.
+        """
+        kernel = self._entry.process.kernel
         with kernel.lock:
-            target.in_use -= 1
-            if not target.in_use and not target.handle_count:
-                target.release_if_idle()
+            self._require(0)
+            if invalidate and not kernel.debug_syscalls:
+                raise NotSupported(
+                    "invalidating a cache is a debug call",
+                    remedy="make the kernel with debug_syscalls=True, or clean the cache",
+                )
+            page_ops.clean_cache(self._require(_WRITE if invalidate else _READ), offset, size)
+
+
+def _to_end(target: VmoObject, offset: int, size: int | None) -> int:
+    return max(target.size - index(offset), 0) if size is None else index(size)
 
 
 def _is_short(target: VmoObject, size: int) -> bool:

@@ -135,7 +135,7 @@ def check_map(options: int, vmo: VmoObject, vmo_rights: int, allowed: int) -> No
       vmo_rights: of the handle to the object.
       allowed: permissions that both handles allow.
 
-    Source: Zircon's dispatcher, steps in its order.
+    Source: Zircon's dispatcher, steps in its order; zx_vmar_map for what a strict kernel refuses.
     """
     if options & STREAM and (vmo.physical or vmo.contiguous):
         raise NotSupported(
@@ -162,19 +162,25 @@ def check_map(options: int, vmo: VmoObject, vmo_rights: int, allowed: int) -> No
         missing = denied << RIGHT_SHIFT
         lacking = f"a handle to {vmo}" if missing & ~vmo_rights else "the handle to the region"
         raise AccessDenied(lacking, missing=missing, remedy="use a handle with that right")
-    if not options & ~_USUAL:
-        return
-    if options & STREAM and not options & ALLOW_FAULTS:
-        raise InvalidArgs(
-            "FAULT_BEYOND_STREAM_SIZE needs ALLOW_FAULTS", asked=options, remedy="add ALLOW_FAULTS"
-        )
-    check_bits(options)
-    if options & FIXED_SIZE and vmo.resizable:
-        raise NotSupported(f"{vmo} is resizable", remedy="leave REQUIRE_NON_RESIZABLE out")
-    if options & (COMPACT | CAN_SPECIFIC):
+    usual = not options & ~_USUAL
+    if not usual:
+        if options & STREAM and not options & ALLOW_FAULTS:
+            raise InvalidArgs(
+                "FAULT_BEYOND_STREAM_SIZE needs ALLOW_FAULTS",
+                asked=options,
+                remedy="add ALLOW_FAULTS",
+            )
+        check_bits(options)
+        if options & FIXED_SIZE and vmo.resizable:
+            raise NotSupported(f"{vmo} is resizable", remedy="leave REQUIRE_NON_RESIZABLE out")
+    if not options & ALLOW_FAULTS:
+        if vmo.discardable:
+            raise NotSupported(
+                f"{vmo} is discardable: a touch may find it gone", remedy="add ALLOW_FAULTS"
+            )
+        if vmo.resizable and vmo.kernel.strict:
+            raise NotSupported(
+                f"{vmo} is resizable: a touch may find its end moved", remedy="add ALLOW_FAULTS"
+            )
+    if not usual and options & (COMPACT | CAN_SPECIFIC):
         raise not_taken("map", options & (COMPACT | CAN_SPECIFIC))
-    if options & STREAM:
-        raise NotSupported(
-            "a memory object has no stream size that is not its size",
-            remedy="leave FAULT_BEYOND_STREAM_SIZE out",
-        )

@@ -77,22 +77,37 @@ def check_books(kernel: Kernel) -> None:
             first = pinned.offset >> PAGE_SHIFT
             pages = range(first, (pinned.offset + pinned.size) >> PAGE_SHIFT)
             counts.setdefault(pinned.pages, Counter()).update(pages)
-        for member in kernel.objects(ObjectType.VMO):
-            if isinstance(member, VmoObject):
-                counts.setdefault(member.pages, Counter())
+        vmos = [m for m in kernel.objects(ObjectType.VMO) if isinstance(m, VmoObject)]
+        for vmo in vmos:
+            counts.setdefault(vmo.pages, Counter())
+            mine = sum(token.vmo is vmo for token in tokens)
+            require(vmo.pins >= mine, f"{vmo} counts {vmo.pins} pins, {mine} tokens hold it")
+            _check_family(vmo, vmos)
         for book, counted in counts.items():
             require(book.pinned_pages == len(counted), "pinned pages are counted wrong")
             for page, count in counted.items():
                 have = book.pin_count(page)
                 require(have == count, f"page {page}: count {have}, {count} live pins")
         for bti in btis:
-            mine = {id(token.pinned) for token in bti.pins.values()}
+            held = {id(token.pinned) for token in bti.pins.values()}
             for grant in bti.space.live_grants():
-                known = id(grant.pinned) in mine or grant.pinned.held
+                known = id(grant.pinned) in held or grant.pinned.held
                 require(known, f"{bti} can reach {grant.pinned.what}, which nobody holds")
             require(
                 set(bti.quarantined) <= set(bti.pins), f"{bti} quarantines what it has not pinned"
             )
+
+
+def _check_family(vmo: VmoObject, alive: list[VmoObject]) -> None:
+    """A parent has its children as they have it, and pages have those who show them."""
+    require(vmo.parent is None or vmo in vmo.parent.children, f"{vmo.parent} has lost {vmo}")
+    for child in vmo.children:
+        require(child.parent is vmo, f"{child} is listed with {vmo} and has another parent")
+        require(child in alive, f"{vmo} lists {child}, which is gone")
+    require(vmo in vmo.body.members, f"{vmo} shows pages that do not know of it")
+    require(vmo.body in vmo.body.relatives, f"the pages of {vmo} are not among their relatives")
+    require(vmo.body.pages is vmo.pages, f"{vmo} has pages of another body")
+    require(vmo.base + vmo.size <= vmo.pages.backing.size, f"{vmo} shows more than its pages have")
 
 
 def _leaked_tokens(tokens: list[PmtObject]) -> int:

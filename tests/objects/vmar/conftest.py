@@ -15,8 +15,7 @@ from tests.objects.vmar.world import CAN_ALL, RW, SPECIFIC, P, World
 def world() -> Iterator[World]:
     made = World()
     yield made
-    made.process.exit()
-    assert made.kernel.objects() == []
+    made.end()
 
 
 @pytest.fixture

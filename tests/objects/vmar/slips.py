@@ -104,18 +104,32 @@ def full_region(world: World) -> Vmar:
     return made
 
 
-def expect(
-    call: Callable[[World, tuple[Slip, ...]], None], world: World, slips: tuple[Slip, ...]
-) -> None:
+@dataclass(frozen=True)
+class Table:
+    """A call's mistakes, in the order of its checks."""
+
+    slips: tuple[Slip, ...]
+    spoilt: Callable[[World, tuple[Slip, ...]], dict[str, Any]]
+    """Arranges what the call is made in: its arguments, with these mistakes."""
+    call: Callable[..., Any]
+    """Makes it, of the object."""
+
+    @property
+    def pairs(self) -> list[tuple[Slip, Slip]]:
+        return pairs(self.slips)
+
+
+def expect(table: Table, world: World, slips: tuple[Slip, ...]) -> None:
     """The first mistake's error, its facts, and nothing changed by it."""
     first = slips[0]
+    arguments = table.spoilt(world, slips)
+    before = world.root.maps()
     with pytest.raises(PinfoldError) as caught:
-        call(world, slips)
+        table.call(**arguments)
     assert type(caught.value) is first.error, f"{first} comes before {slips[1:]}"
     for fact in first.facts:
         assert getattr(caught.value, fact) is not None, fact
-    fresh = world.new_vmo(1)
-    assert fresh.statistics().mappings == 0
+    assert world.root.maps() == before
     agree(world)
 
 

@@ -17,7 +17,7 @@ from pinfold.objects.process import current_process
 from pinfold.testing import HostState
 from pinfold.units import MIB
 from tests.memory.host_ranges import reads as byte_at
-from tests.objects.vmar.world import READ, RW, P, kernel_maps
+from tests.objects.vmar.world import FAULTS, READ, RW, STREAM, P, kernel_maps
 
 
 @pytest.fixture(autouse=True)
@@ -46,7 +46,13 @@ def with_a_mapping(kernel: Kernel) -> int:
         return process.root.map(vmo, RW).address
 
 
-@pytest.mark.parametrize("make", [with_a_root, with_a_mapping])
+def with_a_mapping_that_follows(kernel: Kernel) -> int:
+    process = Process(kernel, name="dropped")
+    with Vmo(P, process=process) as vmo:
+        return process.root.map(vmo, RW | STREAM | FAULTS).address
+
+
+@pytest.mark.parametrize("make", [with_a_root, with_a_mapping, with_a_mapping_that_follows])
 @pytest.mark.parametrize("kept", [True, False], ids=["its kernel stays", "its kernel goes too"])
 def test_a_dropped_process_gives_its_address_space_back(
     make: Callable[[Kernel], int], *, kept: bool

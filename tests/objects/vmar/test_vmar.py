@@ -21,6 +21,7 @@ from pinfold.units import GIB, MIB
 from tests.objects.vmar.world import (
     CAN_ALL,
     CAN_READ,
+    DEVICE,
     EXECUTE,
     READ,
     ROOT_PAGES,
@@ -32,6 +33,7 @@ from tests.objects.vmar.world import (
     contiguous,
     kernel_maps,
     reads,
+    resident_in_tables,
     writes,
 )
 
@@ -213,11 +215,29 @@ def test_mapping_commits_nothing_and_map_range_enters_what_there_is(world: World
     world.root.map(vmo, VmOption.MAP_RANGE)  # no access: nothing can be entered
 
 
-def resident_in_tables(address: int) -> bool:
-    """True when this address has a page table entry. Source: pagemap, bit 63."""
-    with open("/proc/self/pagemap", "rb", buffering=0) as pagemap:
-        pagemap.seek(address // P * 8)
-        return bool(pagemap.read(8)[7] & 0x80)
+def test_address_spaces_that_map_it_are_counted(world: World) -> None:
+    """Source: zx_info_vmo_t, share_count: 1 wherever there are fewer than two mappings."""
+
+    def counts() -> tuple[int, int]:
+        now = world.vmo.statistics()
+        return now.mappings, now.share_count
+
+    assert counts() == (0, 1)
+    made = world.root.map(world.vmo, READ)
+    world.root.unmap(made.address + P, P)
+    assert counts() == (2, 1)
+    with Process(world.kernel) as other:
+        also = other.reserve_root(size=MIB).map(world.vmo, READ)
+        assert counts() == (3, 2)
+        made.unmap()
+        assert counts() == (1, 1)
+        also.unmap()
+        world.root.map(world.vmo, READ | SPECIFIC)
+        other.root.map(world.vmo, READ | SPECIFIC)
+        other.root.map(world.vmo, READ | VmOption.SPECIFIC_OVERWRITE, offset=P, size=P)
+        assert counts() == (4, 2)
+        other.exit()
+    assert counts() == (1, 1)
 
 
 def test_beyond_the_end_there_are_addresses_without_memory(world: World) -> None:
@@ -248,10 +268,10 @@ def test_files_contiguous_and_device_memory_map_too(world: World, tmp_path: Any)
             world.root.protect(made.address, P, RW)
     with contiguous(world) as run:
         assert bytes(world.root.map(run, RW).view(0, 1)) == b"\0"
-    with Resource(0x1000_0000, 4 * P, process=world.process) as bar:
-        with Vmo.physical(bar, 0x1000_0000 + 2 * P, P, process=world.process) as window:
+    with Resource(DEVICE, 4 * P, process=world.process) as bar:
+        with Vmo.physical(bar, DEVICE + 2 * P, P, process=world.process) as window:
             low = world.root.map(window, RW | VmOption.MAP_RANGE)
-        with Vmo.physical(bar, 0x1000_0000, 4 * P, process=world.process) as whole:
+        with Vmo.physical(bar, DEVICE, 4 * P, process=world.process) as whole:
             all_of_it = world.root.map(whole, RW)
     assert writes(low.address, b"register")
     assert reads(all_of_it.address + 2 * P, 8) == b"register"

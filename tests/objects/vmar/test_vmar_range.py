@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import errno
-import os
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 import pytest
 
@@ -14,46 +11,20 @@ from pinfold.errors import BadState, HostError, NoMemory
 from pinfold.host import calls
 from pinfold.objects.vmar import VmOption
 from tests.memory.host_ranges import interrupting
-from tests.objects.vmar.world import READ, RW, SPECIFIC, P, World, agree, reads
+from tests.objects.vmar.world import (
+    READ,
+    RW,
+    SPECIFIC,
+    P,
+    World,
+    agree,
+    at_each,
+    elsewhere,
+    reads,
+    refuse,
+)
 
 RANGE = READ | VmOption.MAP_RANGE
-
-
-@contextmanager
-def at_each(name: str, act: Callable[[], None]) -> Iterator[None]:
-    """``act`` before each host call of a name: what another thread does at that moment."""
-
-    def see(seen: str) -> None:
-        if seen == name:
-            act()
-
-    former = calls.set_interceptor(see)
-    try:
-        yield
-    finally:
-        calls.set_interceptor(former)
-
-
-def refuse(code: int) -> Callable[[], None]:
-    def act() -> None:
-        raise OSError(code, os.strerror(code))
-
-    return act
-
-
-def elsewhere(act: Callable[[], object]) -> Callable[[], None]:
-    """``act`` on another thread, and waits for it; once."""
-    left = [1]
-
-    def call() -> None:
-        if not left[0]:
-            return
-        left[0] = 0
-        thread = threading.Thread(target=act)
-        thread.start()
-        thread.join()
-
-    return call
 
 
 def test_pages_are_entered_without_the_lock(world: World) -> None:

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import errno
 import os
-from typing import Any, TypeVar
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Literal, TypeVar
 
 from pinfold import Kernel, Process, Right, Vmo, open_bus
 from pinfold.host import calls
 from pinfold.objects.handle import Handle
 from pinfold.objects.mapping import Mapping
+from pinfold.objects.pmt import Pmt
 from pinfold.objects.vmar import Vmar, VmOption
 from pinfold.units import PAGE_SIZE
 
@@ -21,8 +25,12 @@ CAN_READ, CAN_WRITE = VmOption.CAN_MAP_READ, VmOption.CAN_MAP_WRITE
 CAN_ALL = CAN_READ | CAN_WRITE | VmOption.CAN_MAP_EXECUTE | VmOption.CAN_MAP_SPECIFIC
 STREAM = VmOption.FAULT_BEYOND_STREAM_SIZE
 ILLEGAL = 1 << 16
+RANGE = VmOption.MAP_RANGE
+FAULTS = VmOption.ALLOW_FAULTS
 P = PAGE_SIZE
 ROOT_PAGES = 64
+DEVICE = 0xC000_0000
+"""A physical address at which there is no RAM."""
 
 H = TypeVar("H", bound=Handle[Any])
 
@@ -65,8 +73,8 @@ class World:
     It keeps the handles that are made through it until the process exits.
     """
 
-    def __init__(self) -> None:
-        self.kernel = Kernel()
+    def __init__(self, *, strict: Literal["docs"] | None = None) -> None:
+        self.kernel = Kernel(strict=strict)
         self.process = Process(self.kernel, name="test")
         self.kept: list[Handle[Any]] = []
         self.process.reserve_root(size=ROOT_PAGES * P)
@@ -77,6 +85,14 @@ class World:
     @property
     def root(self) -> Vmar:
         return self.process.root
+
+    def end(self) -> None:
+        """End the process. What is pinned is unpinned, and nothing may be left."""
+        for handle in self.kept:
+            if isinstance(handle, Pmt) and handle:
+                handle.unpin()
+        self.process.exit()
+        assert self.kernel.objects() == []
 
     def keep(self, handle: H) -> H:
         self.kept.append(handle)
@@ -106,21 +122,20 @@ class World:
 
 
 def agree(world: World) -> None:
-    """What the books say is mapped and what the processor sees are the same."""
+    """What the books say is shown and what the processor sees are the same, page by page."""
     root = world.root
-    mapped: dict[int, tuple[int, int]] = {}
-    for record in root.maps():
-        if record.kind == "mapping":
-            for at in range(record.base, record.base + record.size, P):
-                mapped[at] = int(record.perms), record.vmo_koid
+    shown: dict[int, int] = {}
     if root.base:
+        for piece in root.object.region.pieces(root.base, root.base + root.size):
+            for low, high, prot in piece.runs_in(piece.start, piece.edge):
+                shown |= dict.fromkeys(range(low, high, P), prot)
         for low, high, perms in kernel_maps(root.base, root.base + root.size):
             for at in range(low, high, P):
-                bits = mapped.pop(at, (0, 0))[0]
-                assert perms[0] == ("r" if bits & 1 else "-"), hex(at)
-                assert perms[1] == ("w" if bits & 2 else "-"), hex(at)
-                assert perms[2] == ("x" if bits & 4 else "-"), hex(at)
-    assert not mapped
+                kind = "s" if at in shown else "p"  # the reservation is private
+                prot = shown.pop(at, 0)
+                bits = (letter if prot >> bit & 1 else "-" for bit, letter in enumerate("rwx"))
+                assert perms == "".join(bits) + kind, hex(at)
+    assert not shown
     koids = [r.vmo_koid for r in root.maps() if r.kind == "mapping"]
     assert set(koids) <= {found.koid for found in world.kernel.objects()}
 
@@ -147,3 +162,50 @@ def shown(world: World, made: Mapping) -> list[int | None]:
 
 def open_files() -> int:
     return len(os.listdir("/proc/self/fd"))
+
+
+def resident_in_tables(address: int) -> bool:
+    """True when this address has a page table entry. Source: pagemap, bit 63."""
+    with open("/proc/self/pagemap", "rb", buffering=0) as pagemap:
+        pagemap.seek(address // P * 8)
+        return bool(pagemap.read(8)[7] & 0x80)
+
+
+# Other threads, and the host ----------------------------------------------------------------------
+
+
+@contextmanager
+def at_each(name: str, act: Callable[[], None]) -> Iterator[None]:
+    """``act`` before each host call of a name: what another thread does at that moment."""
+
+    def see(seen: str) -> None:
+        if seen == name:
+            act()
+
+    former = calls.set_interceptor(see)
+    try:
+        yield
+    finally:
+        calls.set_interceptor(former)
+
+
+def refuse(code: int) -> Callable[[], None]:
+    def act() -> None:
+        raise OSError(code, os.strerror(code))
+
+    return act
+
+
+def elsewhere(act: Callable[[], object]) -> Callable[[], None]:
+    """``act`` on another thread, and waits for it; once."""
+    left = [1]
+
+    def call() -> None:
+        if not left[0]:
+            return
+        left[0] = 0
+        thread = threading.Thread(target=act)
+        thread.start()
+        thread.join()
+
+    return call

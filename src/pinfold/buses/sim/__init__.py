@@ -25,7 +25,7 @@ from pinfold.memory.locks import LostLock, refuse_inside
 from pinfold.units import PAGE_SIZE, ByteRange, is_power_of_two
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from pinfold.memory.physmap import PhysicalMap
 
@@ -43,6 +43,7 @@ class SimBus:
       guard: unmapped bytes after every grant; at least a page.
       anchor: what holds the pages of a grant: NONE (the devices are programs), or MLOCK to keep
         them resident as well.
+      serves: says of a number whether a device of that number is on the bus; by default all are.
     """
 
     def __init__(
@@ -52,6 +53,7 @@ class SimBus:
         aperture: ByteRange | Sequence[int] | None = None,
         guard: int = PAGE_SIZE,
         anchor: Anchor = Anchor.NONE,
+        serves: Callable[[int], bool] | None = None,
     ) -> None:
         if not is_power_of_two(minimum_contiguity) or minimum_contiguity < PAGE_SIZE:
             raise InvalidArgs(
@@ -69,6 +71,7 @@ class SimBus:
         if anchor not in (Anchor.NONE, Anchor.MLOCK):
             raise InvalidArgs(f"the sim bus holds pages by NONE or MLOCK, not by {anchor}")
         self.guard = guard
+        self._serves = serves
         self._limits = BusLimits(
             page_size=PAGE_SIZE,
             minimum_contiguity=minimum_contiguity,
@@ -101,6 +104,8 @@ class SimBus:
 
     def attach(self, initiator: int, *, address_bits: int = 64) -> SimSpace:
         """See `pinfold.bus.Bus.attach`. The same initiator twice is the same device."""
+        if self._serves is not None and not self._serves(initiator):
+            raise InvalidArgs("no device of that number is on the bus", asked=initiator)
         with self._lock:
             space = self._spaces.get(initiator)
             if space is None:

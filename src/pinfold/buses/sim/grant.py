@@ -31,3 +31,8 @@ class SimGrant(Grant):
     def extents(self) -> Extents:
         """One run, made when it is asked for: most grants are only granted and revoked."""
         return Extents(self.stop - self.start, start=self.start)
+
+    @property
+    def first(self) -> int:
+        """The device address of its first byte: all there is to say of most grants."""
+        return self.start
