@@ -7,7 +7,12 @@
 #
 # An argument that C could not have passed is Python's own error, raised before anything is done:
 # OverflowError for an integer that does not fit, TypeError for what is no integer, no buffer or no
-# `Out`.
+# `Out`. What C could have passed and the system could not have used, NULL, read-only memory or a
+# length beyond the end of the buffer, is an inaccessible pointer: a status, when its turn comes.
+#
+# The conversions are on the path of every call, eight times in a pin: they are short on purpose.
+#
+# Lock: the kernel's, only to make the face of a handle that Python code opened.
 from __future__ import annotations
 
 from functools import wraps
@@ -34,8 +39,8 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 H = TypeVar("H", bound="Handle[Any]")
 
-_U32: Final = (1 << 32) - 1
-_U64: Final = (1 << 64) - 1
+_I63: Final = 1 << 63
+_EMPTY: Final = memoryview(b"")
 
 
 class Out:
@@ -57,31 +62,48 @@ class Out:
 
 
 def u32(value: int) -> int:
-    """An unsigned 32-bit argument."""
+    """An unsigned 32-bit argument.
+
+    Raises:
+      OverflowError: it does not fit.
+      TypeError: it is no integer. Python's bools are integers, and numpy's integers are.
+    """
     value = index(value)
-    if not 0 <= value <= _U32:
+    if value >> 32:
         raise OverflowError(f"{value:#x} is no unsigned 32-bit number")
     return value
 
 
 def u64(value: int) -> int:
-    """An unsigned 64-bit argument."""
+    """An unsigned 64-bit argument. Errors as `u32`."""
     value = index(value)
-    if not 0 <= value <= _U64:
+    if value >> 64:
         raise OverflowError(f"{value:#x} is no unsigned 64-bit number")
     return value
 
 
-def i64(value: int) -> int:
-    """A signed 64-bit argument."""
+def i32(value: int) -> int:
+    """A signed 32-bit argument. Errors as `u32`."""
     value = index(value)
-    if not -(1 << 63) <= value < 1 << 63:
+    if (value + (1 << 31)) >> 32:
+        raise OverflowError(f"{value:#x} is no signed 32-bit number")
+    return value
+
+
+def i64(value: int) -> int:
+    """A signed 64-bit argument. Errors as `u32`."""
+    value = index(value)
+    if (value + _I63) >> 64:
         raise OverflowError(f"{value:#x} is no signed 64-bit number")
     return value
 
 
 def slot(out: Out | None) -> Out | None:
-    """An output parameter; None is the NULL pointer."""
+    """An output parameter; None is the NULL pointer.
+
+    Raises:
+      TypeError: it is neither.
+    """
     if out is not None and not isinstance(out, Out):
         raise TypeError(f"an output parameter is an Out or None, not a {type(out).__name__}")
     return out
@@ -91,18 +113,48 @@ def pointed(buffer: Any) -> memoryview | None:
     """The bytes of a buffer argument; None for the NULL pointer.
 
     Raises:
-      TypeError: it has no buffer, or its bytes do not lie next to each other.
+      TypeError: it has no buffer, or not one in C order without gaps.
     """
     if buffer is None:
         return None
-    view = memoryview(buffer)
+    try:
+        view = memoryview(buffer)
+    except (ValueError, BufferError) as error:  # numpy's dates, or a view that was released
+        raise TypeError(f"this {type(buffer).__name__} lends no buffer") from error
     if not view.c_contiguous:
-        raise TypeError("the bytes of the buffer do not lie next to each other")
-    return view.cast("B") if view.nbytes else memoryview(bytearray())
+        raise TypeError("the bytes of the buffer do not lie next to each other in C order")
+    if view.nbytes:
+        return view.cast("B")
+    return _EMPTY if view.readonly else memoryview(bytearray())
+
+
+def readable(view: memoryview | None, size: int) -> memoryview | None:
+    """The first ``size`` bytes of what `pointed` gave, to be read.
+
+    None where they are not all there: for C an inaccessible pointer, whose status depends on the
+    call. Of no bytes any pointer will do.
+    """
+    if not size:
+        return _EMPTY
+    if view is None or size > len(view):
+        return None
+    return view[:size]
+
+
+def writable(view: memoryview | None, size: int) -> memoryview | None:
+    """The first ``size`` bytes of what `pointed` gave, to be written.
+
+    None where they are not all there, or read-only; see `readable`.
+    """
+    if not size:
+        return _EMPTY
+    if view is None or size > len(view) or view.readonly:
+        return None
+    return view[:size]
 
 
 def filled(out: Out | None, value: object) -> None:
-    """Write an output parameter.
+    """Write an output parameter that the call cannot do without.
 
     Raises:
       InvalidArgs: it is the NULL pointer.
@@ -131,6 +183,24 @@ def face(number: int, process: Process | None = None) -> Handle[Any]:
     if entry is None:
         return _nothing(process)
     found = entry.face
+    return _new_face(entry) if found is None else found
+
+
+def _new_face(entry: HandleEntry) -> Handle[Any]:
+    """The face of a row that Python code made, or that another thread is looking up as well.
+
+    Under the kernel's lock: the face is the one handle that does not close its row when it is
+    dropped, so there must not be two. A finaliser may hold the lock already.
+    """
+    lock = entry.process.kernel.lock
+    if lock.held_here:
+        return _wrapped(entry)
+    with lock:
+        return _wrapped(entry)
+
+
+def _wrapped(entry: HandleEntry) -> Handle[Any]:
+    found = entry.face
     if found is None:
         target = entry.object
         kind = _FACES.get(target.object_type, Handle) if target is not None else Handle
@@ -149,20 +219,39 @@ def handle_of(number: int, kind: type[H]) -> H:
     if isinstance(found, kind):
         return found
     if found.closed:
-        raise BadHandle("no handle has this number", asked=number)
+        raise _bad_handle(number)
     raise WrongType(f"{found!r} is not a {kind.__name__}", asked=number)
 
 
 def open_handle(number: int) -> Handle[KernelObject]:
-    """The handle under ``number``, of whatever kind.
+    """The handle under ``number``, of whatever kind; for calls that any object takes.
 
     Raises:
       BadHandle: there is none.
     """
     found = face(number)
     if found.closed:
-        raise BadHandle("no handle has this number", asked=number)
+        raise _bad_handle(number)
     return found
+
+
+def close(number: int) -> None:
+    """Take a number's row out of the table; of two threads that close it, one has closed it.
+
+    Raises:
+      BadHandle: there is no such row.
+    """
+    entry = current_process().handles.get(number)
+    if entry is None:
+        raise _bad_handle(number)
+    lock = entry.process.kernel.lock
+    if lock.held_here:  # a finaliser inside pinfold: see Handle.close
+        lock.later(entry)
+        return
+    with lock:
+        if entry.object is None:
+            raise _bad_handle(number)
+        entry.close_locked()
 
 
 def number_of(handle: Handle[Any]) -> int:
@@ -181,6 +270,10 @@ def give(out: Out | None, handle: Handle[Any]) -> None:
         handle.close()
         raise InvalidArgs("the output pointer is NULL", remedy="pass an Out()")
     out.value = number_of(handle)
+
+
+def _bad_handle(number: int) -> BadHandle:
+    return BadHandle("no handle has this number", asked=number)
 
 
 def _nothing(process: Process) -> Handle[Any]:

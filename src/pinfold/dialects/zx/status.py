@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from pinfold.dialects.calling import syscalls
+from pinfold.dialects.calling import i32, syscalls
 from pinfold.dialects.zx import numbers as zx
 from pinfold.errors import Status
 
@@ -32,3 +32,14 @@ STATUSES: Final = {
 }
 
 syscall = syscalls(STATUSES)
+
+_NAMES: Final = {
+    number: name
+    for name, number in vars(zx).items()
+    if name == "ZX_OK" or name.startswith("ZX_ERR_")
+}
+
+
+def zx_status_get_string(status: int) -> str:
+    """The name of a status, ``(UNKNOWN)`` for a number that is none."""
+    return _NAMES.get(i32(status), "(UNKNOWN)")

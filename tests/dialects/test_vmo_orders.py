@@ -1,0 +1,56 @@
+"""Every zx_vmo call: each documented error alone, and each pair of errors at once.
+
+Source: the zx_vmo_* pages for the errors, Zircon's kernel for which of two is found first.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+
+from . import vmo_children, vmo_contents, vmo_making, vmo_moving, vmo_ops
+from .orders import (
+    Fault,
+    Order,
+    attempts,
+    check_misfit,
+    check_pairs,
+    check_refusal,
+    check_success,
+    misfits,
+)
+
+TABLES = (vmo_making, vmo_children, vmo_contents, vmo_ops, vmo_moving)
+ORDERS = tuple(order for table in TABLES for order in table.ORDERS)
+
+
+@pytest.mark.parametrize("order", ORDERS, ids=str)
+def test_the_call_works_as_it_is(order: Order) -> None:
+    """So that what the faults give is theirs."""
+    check_success(order)
+
+
+@pytest.mark.parametrize("order", ORDERS, ids=str)
+def test_no_pair_of_faults_is_left_out(order: Order) -> None:
+    """Those that cannot be there at once have a reason, and the others are as many as known."""
+    check_pairs(order)
+
+
+@pytest.mark.parametrize(("order", "faults"), attempts(ORDERS))
+def test_the_first_fault_decides(order: Order, faults: tuple[Fault, ...]) -> None:
+    """Nothing has changed afterwards, and nothing was given."""
+    check_refusal(order, faults)
+
+
+@pytest.mark.parametrize(("order", "name", "value", "error"), misfits(ORDERS))
+def test_what_c_could_not_pass(
+    order: Order, name: str, value: object, error: type[Exception]
+) -> None:
+    """Python's own errors, before anything is looked up."""
+    check_misfit(order, name, value, error)
+
+
+def test_names_are_told_apart() -> None:
+    """A table that is there twice under one name hides one of the two."""
+    assert max(Counter(map(str, ORDERS)).values()) == 1
