@@ -12,6 +12,7 @@ from __future__ import annotations
 import ctypes
 import os
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from bench.measure import Row, Scale, Subject, against, interleave, time_text
@@ -77,19 +78,35 @@ def _raw_c(map_many: Callable[..., int], address: int, fd: int) -> Subject:
     return subject
 
 
-def run(scale: Scale) -> Iterator[Row]:
-    """The rows of this claim."""
+@contextmanager
+def reserved_page() -> Iterator[tuple[Callable[..., Any], int]]:
+    """mmap, and the address of a page in the middle of a reservation."""
     mmap, munmap = _libc()
     address = mmap(None, 3 * PAGE_SIZE, PROT_NONE, _RESERVE, -1, 0)
     if address == _FAILED:
         raise OSError(ctypes.get_errno(), "mmap of a reservation")
+    try:
+        yield mmap, address + PAGE_SIZE
+    finally:
+        munmap(address, 3 * PAGE_SIZE)
+
+
+@contextmanager
+def raw_pair(fd: int) -> Iterator[Subject]:
+    """The floor of mapping a page of ``fd`` and unmapping it: the two calls, through ctypes."""
+    with reserved_page() as (mmap, address):
+        yield _raw(mmap, address, fd)
+
+
+def run(scale: Scale) -> Iterator[Row]:
+    """The rows of this claim."""
     fd = os.memfd_create("bench")
     try:
         os.truncate(fd, PAGE_SIZE)
-        yield from _rows(scale, mmap, address + PAGE_SIZE, fd)
+        with reserved_page() as (mmap, address):
+            yield from _rows(scale, mmap, address, fd)
     finally:
         os.close(fd)
-        munmap(address, 3 * PAGE_SIZE)
 
 
 def _rows(scale: Scale, mmap: Callable[..., Any], address: int, fd: int) -> Iterator[Row]:

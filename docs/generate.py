@@ -1,8 +1,9 @@
-# Writes the reference pages: docs/reference/errors.md and docs/reference/api.md.
+# Writes the reference pages in docs/reference: errors.md, api.md and zircon_calls.md.
 #
 # errors.md comes from the error catalogue of the tests: every case is provoked here, and what the
 # error says is what the page prints. api.md comes from the docstrings of what `pinfold` exports,
-# and of the attributes beside them, which only the source has.
+# and of the attributes beside them, which only the source has; zircon_calls.md from those of the
+# Zircon dialect.
 #
 # The output is the same on every run. What differs between runs or machines is left out of the
 # messages: addresses of this process, and the facts that a case declares to vary.
@@ -25,6 +26,7 @@ from tests.stage import CannotHappen, Case, Stage  # noqa: E402 - needs the path
 
 import pinfold  # noqa: E402 - needs the path above
 from pinfold import errors  # noqa: E402 - needs the path above
+from pinfold.dialects import zx  # noqa: E402 - needs the path above
 from pinfold.errors import PinfoldError  # noqa: E402 - needs the path above
 from pinfold.objects.handle import Handle  # noqa: E402 - needs the path above
 
@@ -41,7 +43,11 @@ CALLS: Final = {
 def generate(target: Path) -> list[Path]:
     """Write the pages into the folder ``target``; their paths."""
     target.mkdir(parents=True, exist_ok=True)
-    pages = {"errors.md": errors_page(), "api.md": api_page()}
+    pages = {
+        "errors.md": errors_page(),
+        "api.md": api_page(),
+        "zircon_calls.md": zircon_page(),
+    }
     for name, text in pages.items():
         (target / name).write_text(text, encoding="utf-8")
     return [target / name for name in pages]
@@ -170,7 +176,10 @@ What `import pinfold` gives, from the docstrings. Offsets and sizes are bytes, r
 and the errors are described in [](errors.md).
 """
 
-SECTION: Final = re.compile(r"^(Args|Returns|Raises|Attributes|Yields):$")
+SECTION: Final = re.compile(
+    r"^(Args|Returns|Raises|Attributes|Yields|Errors(?:, in this order)?|"
+    r"Of [^:]+, then|Last, of all):$"
+)
 ITEM: Final = re.compile(r"^ {2}(\S[^:]*): (.*)$")
 
 
@@ -242,12 +251,22 @@ def is_generated(kind: type[Any]) -> bool:
 
 
 def public_members(kind: type[Any]) -> Iterator[tuple[str, Any]]:
-    """The methods and properties that a class itself defines, in the order of the source."""
-    for attribute, value in vars(kind).items():
+    """The methods and properties that a class itself defines, in the order of the source.
+
+    With those of the classes that it is made of and that nobody is meant to name.
+    """
+    parts = [kind, *(base for base in kind.__mro__[1:] if is_part(base))]
+    members = {name: value for part in parts for name, value in vars(part).items()}
+    for attribute, value in members.items():
         if attribute.startswith("_") or (kind is Handle and attribute == "wrap"):
             continue  # wrap is how pinfold itself makes one
         if isinstance(value, property | classmethod | staticmethod) or inspect.isfunction(value):
             yield attribute, value
+
+
+def is_part(kind: type[Any]) -> bool:
+    """True for a class of pinfold's handles that is not public: a part of one that is."""
+    return issubclass(kind, Handle) and kind is not Handle and kind.__name__ not in pinfold.__all__
 
 
 def member_part(owner: str, name: str, value: Any) -> str:
@@ -282,6 +301,36 @@ class Bare:
 
     def __repr__(self) -> str:
         return self.text
+
+
+# Zircon's calls ----------------------------------------------------------------------------------
+
+ZIRCON_HEAD: Final = """\
+# Zircon's calls, one by one
+
+What `pinfold.dialects.zx` has, from the docstrings. [](../zircon.md) says how calls are typed.
+Errors are listed in the order in which they are found: the first one is returned.
+"""
+
+
+def zircon_page() -> str:
+    """The whole of zircon_calls.md."""
+    calls = {
+        name: value
+        for name, value in vars(zx).items()
+        if name in zx.__all__ and inspect.isfunction(value)
+    }
+    parts = [ZIRCON_HEAD]
+    for title, chosen in (
+        ("## Calls\n", sorted(name for name in calls if name.startswith("zx_"))),
+        ("## Beside them\n", sorted(name for name in calls if not name.startswith("zx_"))),
+    ):
+        parts.append(title)
+        for name in chosen:
+            text = document(calls[name].__doc__)
+            said = signed(name, calls[name]).replace("-> None", "-> int")  # what wraps it returns
+            parts.append(f"### {name}\n\n{said}\n{text}")
+    return "\n".join(parts)
 
 
 def signed(name: str, function: Any) -> str:
