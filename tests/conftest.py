@@ -23,8 +23,9 @@ settings.register_profile("long", max_examples=2000, deadline=None)
 settings.load_profile("ci")
 
 
-WHOLE_PROGRAMS = {"bench", "cli", "docs", "examples", "faults", "stateful"}
-"""Folders whose tests run whole programs, sweeps or machines: `./check fast` leaves them out."""
+WHOLE_PROGRAMS = {"bench", "cli", "dialects", "docs", "examples", "faults", "stateful"}
+"""Folders whose tests run whole programs, sweeps, machines, or thousands of combinations:
+`./check fast` leaves them out. The conformance cases, which go through the dialects, stay."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -58,6 +59,7 @@ def process(kernel: pf.Kernel) -> Iterator[pf.Process]:
         check_books(kernel)
     made.exit()
     gc.collect()
+    gc.freeze()  # what is left is the test run's own: the next collection need not look at it
     with kernel.lock:
         quarantined = [m for m in kernel.objects() if m is not made]
     if not quarantined:  # a test that leaks on purpose says so with its own asserts

@@ -166,6 +166,18 @@ def test_a_slice_of_contiguous_memory_keeps_its_pages(bti: pf.Bti) -> None:
         assert vmo.committed_ranges() == [(0, 4 * PAGE)]
 
 
+def test_a_slice_keeps_device_memory_when_all_else_is_gone() -> None:
+    """Its bytes are there for as long as the last window, and not longer."""
+    vmo = device_memory()
+    part = vmo.child(C.SLICE, PAGE, PAGE)
+    vmo.view(PAGE, 4)[:] = b"kept"
+    vmo.close()
+    assert bytes(part.view(0, 4)) == b"kept"
+    part.close()
+    with device_memory() as again:
+        assert bytes(again.view(PAGE, 4)) == bytes(4)
+
+
 def test_a_slice_of_device_memory_is_at_its_address(process: pf.Process) -> None:
     """Source: zx_bti_pin: physical memory is reported as it is."""
     with (

@@ -110,6 +110,13 @@ def test_beyond_the_parent_there_are_zeros(offset: int, size: int, expected: lis
         assert numbers(made) == [8] * size
 
 
+def test_a_size_within_a_page_takes_all_of_the_page() -> None:
+    """Source: Zircon's VM: pages are shared, and only the stream ends within one."""
+    with numbered([1, 2, 3]) as vmo, vmo.child(C.SNAPSHOT, 0, PAGE + 5) as made:
+        assert made.stream_size == PAGE + 5
+        assert numbers(made) == [1, 2]
+
+
 def test_a_chain_of_snapshots_holds_what_was_there_at_each_moment() -> None:
     """And whichever goes, the others stay as they are."""
     line = [numbered([1, 1, 1])]

@@ -172,6 +172,22 @@ def test_a_mapping_that_follows_shows_the_pages_of_the_stream(process: pf.Proces
         assert vmo.read(2 * PAGE, PAGE) == page(9)
 
 
+def test_a_mapping_follows_the_stream_that_a_new_size_sets(process: pf.Process) -> None:
+    """Source: zx_vmo_set_size: the stream ends where the size does."""
+    with (
+        numbered([1, 2, 3, 4], resizable=True) as vmo,
+        vmo.child(C.REFERENCE | C.RESIZABLE) as other,
+        process.root.map(vmo, SHOWN) as mapping,
+    ):
+        other.resize(PAGE + 1)
+        assert shown(mapping) == [1, 2, None, None]
+        vmo.resize(4 * PAGE)
+        assert shown(mapping) == [1, 2, 0, 0]
+        vmo.set_stream_size(PAGE)
+        vmo.resize(3 * PAGE)
+        assert shown(mapping) == [1, 0, 0, None]
+
+
 def test_a_live_view_of_what_would_be_hidden_is_in_the_way(process: pf.Process) -> None:
     """It would end the process at the next touch; nothing has changed."""
     with numbered([1, 2, 3]) as vmo, process.root.map(vmo, SHOWN) as mapping:

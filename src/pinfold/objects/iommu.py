@@ -12,6 +12,7 @@ from __future__ import annotations
 import enum
 import importlib
 import weakref
+from dataclasses import dataclass
 from importlib.metadata import entry_points
 from operator import index
 from typing import TYPE_CHECKING, Any, Final
@@ -52,6 +53,20 @@ class IommuType(enum.IntEnum):
     INTEL = 1
     ARM_SMMU = 2
     """Refused: there is none here."""
+
+
+@dataclass(frozen=True, slots=True)
+class IommuStatistics:
+    """A bus at one moment."""
+
+    koid: int
+    name: str
+    bus: str
+    initiators: int
+    """Device authorities that were made from it and are still there."""
+    faults: int
+    """Accesses that it stopped, those no longer on record included."""
+    handles: int
 
 
 class IommuObject(KernelObject):
@@ -197,6 +212,19 @@ class Iommu(Handle[IommuObject]):
     def faults(self) -> FaultLog:
         """The accesses that the bus stopped."""
         return self.object.bus.faults
+
+    def statistics(self) -> IommuStatistics:
+        """The bus as a frozen record."""
+        target = self.object
+        with target.kernel.lock:
+            return IommuStatistics(
+                koid=target.koid,
+                name=target.name,
+                bus=target.bus.name,
+                initiators=target.users,
+                faults=target.bus.faults.total,
+                handles=target.handle_count,
+            )
 
     def initiator(self, number: int, *, address_bits: int = 64, name: str = "") -> Bti:
         """The authority of one device to reach host memory.

@@ -9,6 +9,7 @@ import secrets
 import sys
 import warnings
 from contextvars import ContextVar
+from dataclasses import dataclass
 from itertools import count
 from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 
@@ -33,6 +34,19 @@ PROCESS_RIGHTS: Final = 0x6D3CF
 """The rights of a process's handle to itself. Source: ZX_DEFAULT_PROCESS_RIGHTS."""
 
 _VALUE_BITS = 30  # a handle value is 32 bits, of which the two lowest are 1
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessStatistics:
+    """A process at one moment."""
+
+    koid: int
+    name: str
+    alive: bool
+    handles: int
+    """Open handles in its table."""
+    address_space: int
+    """Bytes of its root region; 0 before it is first asked for."""
 
 
 class Process(KernelObject):
@@ -96,6 +110,18 @@ class Process(KernelObject):
 
     def on_zero_handles(self) -> None:
         """A process does not end because nobody has a handle to it."""
+
+    def statistics(self) -> ProcessStatistics:
+        """The process as a frozen record. Nothing is reserved by asking."""
+        with self.kernel.lock:
+            region = self._region
+            return ProcessStatistics(
+                koid=self.koid,
+                name=self.name,
+                alive=self.alive,
+                handles=len(self.handles),
+                address_space=0 if region is None else region.region.stop - region.region.base,
+            )
 
     def remove(self, value: int) -> None:
         """Take a closed handle out of the table."""
