@@ -328,8 +328,7 @@ def zircon_page() -> str:
         parts.append(title)
         for name in chosen:
             text = document(calls[name].__doc__)
-            said = signed(name, calls[name]).replace("-> None", "-> int")  # what wraps it returns
-            parts.append(f"### {name}\n\n{said}\n{text}")
+            parts.append(f"### {name}\n\n{signed(name, calls[name])}\n{text}")
     return "\n".join(parts)
 
 

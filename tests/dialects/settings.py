@@ -43,10 +43,10 @@ DEFAULTS: dict[str, Any] = {
 }
 """What a handle is to.
 
-as: "open"; "none", the number 0; "closed"; or another type of object: "bti", "resource".
-kind: how a memory object was made; "bti", or "mmio" and "vmex" for a resource.
+as: "open"; "none", the number 0; "closed"; or another type of object: "bti", "vmo".
+kind: how a memory object was made; or "bti", or, for a resource, "mmio", "vmex", "hypervisor".
 lacks: rights that the handle does not have.
-child: the kind of a child that it has. pinned: a page of it.
+policy: the cache policy. child: the kind of a child that it has. pinned: a page of it.
 """
 
 _OF_CACHED = ("slice", "reference", "snapshot", "far")
@@ -147,7 +147,6 @@ class _Maker:
     def __init__(self, setting: Setting) -> None:
         self.setting = setting
         self.keep = setting.stack.enter_context
-        self.end = setting.stack.callback
 
     def make(self, handle: str) -> int:
         """Its number."""
@@ -181,35 +180,39 @@ class _Maker:
         return self.keep(self._memory(kind, found))
 
     def _memory(self, kind: str, found: dict[str, Any]) -> pf.Vmo:
-        resizable, modifier = found["resizable"], 0
         if kind.startswith("slice"):
-            root = self._memory(
-                kind.removeprefix("slice of ") if " of " in kind else "plain", found
-            )
-            made = root.child(VmoChild.SLICE, 0, SIZE)
-            root.close()
-            return made
+            with self._memory(kind.partition(" of ")[2] or "plain", found) as root:
+                if found["policy"]:
+                    self._fill(root)
+                    root.set_cache_policy(found["policy"])
+                return root.child(VmoChild.SLICE, 0, SIZE)
         if kind == "contiguous":
             return pf.Vmo.contiguous(self._bti(), SIZE)
         if kind == "physical":
             with pf.Resource(DEVICE, SIZE) as resource:
                 return pf.Vmo.physical(resource, DEVICE, SIZE)
+        resizable = found["resizable"]
         if kind == "plain":
             return pf.Vmo(SIZE, resizable=resizable, discardable=found["discardable"])
-        root = pf.Vmo(SIZE, resizable=resizable)
+        root = self.keep(pf.Vmo(SIZE, resizable=resizable))
         modifier = VmoChild.RESIZABLE if resizable else 0
-        self.keep(root)
         if kind == "reference":
             return root.child(VmoChild.REFERENCE | modifier)
         offset = {"snapshot": 0, "far": FAR}[kind]
         return root.child(VmoChild.SNAPSHOT | modifier, offset, SIZE)
 
-    def _put(self, vmo: pf.Vmo, found: dict[str, Any]) -> None:
-        """Bring a memory object into its state."""
+    @staticmethod
+    def _fill(vmo: pf.Vmo) -> None:
         if not vmo.object.physical:
             vmo.write(b"full" * (SIZE // 4))
+
+    def _put(self, vmo: pf.Vmo, found: dict[str, Any]) -> None:
+        """Bring a memory object into its state."""
+        if not vmo.cache_policy:
+            self._fill(vmo)
         if found["policy"] and not vmo.object.is_slice:
             vmo.set_cache_policy(found["policy"])
+        assert vmo.object.physical or vmo.cache_policy == found["policy"]
         if found["discarded"]:
             vmo.lock_memory()
             vmo.unlock_memory()

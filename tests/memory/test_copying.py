@@ -16,6 +16,7 @@ from pinfold.host import probe
 from pinfold.memory import copying
 from pinfold.memory.backing import Backing
 from pinfold.memory.copying import copy_pages
+from pinfold.memory.files import opened
 from pinfold.memory.pages import ASK_HOST_FROM, Pages
 from pinfold.memory.physmap import PhysicalMap
 from pinfold.testing import FailNth, HostCalls, HostState
@@ -159,7 +160,7 @@ def test_a_file_is_copied_to_its_last_byte(tmp_path: Path, make: Callable[[int],
     """What lies beyond it in the last page is zero."""
     path = tmp_path / "data"
     path.write_bytes(b"x" * (2 * P + 5))
-    source = Pages(Backing.file(path, writable=False), PhysicalMap())
+    source = Pages(opened(path, writable=False), PhysicalMap())
     target = make(3)
     copy_pages(source, 0, target, 0, 3 * P)
     assert content(target) == b"x" * (2 * P + 5) + bytes(P - 5)
@@ -172,7 +173,7 @@ def test_a_file_that_shrank_is_an_error_and_not_a_signal(
     """A page of the source that cannot be read is an EFAULT of the write."""
     path = tmp_path / "data"
     path.write_bytes(b"x" * 2 * P)
-    source = Pages(Backing.file(path, writable=False), PhysicalMap())
+    source = Pages(opened(path, writable=False), PhysicalMap())
     runs = source.backing.data_runs(0, 2 * P)
     os.truncate(path, P)
     monkeypatch.setattr(Backing, "data_runs", lambda *_: runs)  # cut after they were looked up

@@ -18,6 +18,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 import pinfold as pf
 from pinfold.errors import BadState, InvalidArgs, NotSupported, PinfoldError, Unavailable
+from pinfold.memory.counts import MAX_PINS
 from pinfold.objects.signals import Signal
 from pinfold.objects.vmo_child import VmoChild
 from pinfold.testing import check_books
@@ -314,6 +315,9 @@ class FamilyMachine(RuleBasedStateMachine):
             )
         except BadState:
             assert quarantined
+            return
+        except Unavailable:
+            assert max(self.counts(model.body)[model.first + first :][: last - first]) == MAX_PINS
             return
         assert not quarantined
         pin = Pin(token, model, model.first + first, model.first + last)

@@ -14,6 +14,7 @@ from __future__ import annotations
 from operator import index
 from typing import TYPE_CHECKING, Any, Final, SupportsIndex
 
+from pinfold.buffers import flat
 from pinfold.bus import (
     Anchor,
     BusLimits,
@@ -28,7 +29,6 @@ from pinfold.bus import (
     reach,
 )
 from pinfold.errors import DmaFault, InvalidArgs, OutOfReach
-from pinfold.memory.buffers import flat
 from pinfold.rights import Perm
 from pinfold.units import MIB, PAGE_SIZE, UINT64_MAX, ByteRange
 

@@ -16,9 +16,11 @@
 from __future__ import annotations
 
 from functools import wraps
+from inspect import signature
 from operator import index
 from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar
 
+from pinfold.buffers import holds_objects
 from pinfold.errors import BadHandle, InvalidArgs, PinfoldError, WrongType
 from pinfold.objects.bti import Bti
 from pinfold.objects.handle import Handle, HandleEntry
@@ -113,7 +115,7 @@ def pointed(buffer: Any) -> memoryview | None:
     """The bytes of a buffer argument; None for the NULL pointer.
 
     Raises:
-      TypeError: it has no buffer, or not one in C order without gaps.
+      TypeError: it has no buffer, or not one in C order without gaps, or one of Python objects.
     """
     if buffer is None:
         return None
@@ -121,8 +123,8 @@ def pointed(buffer: Any) -> memoryview | None:
         view = memoryview(buffer)
     except (ValueError, BufferError) as error:  # numpy's dates, or a view that was released
         raise TypeError(f"this {type(buffer).__name__} lends no buffer") from error
-    if not view.c_contiguous:
-        raise TypeError("the bytes of the buffer do not lie next to each other in C order")
+    if not view.c_contiguous or holds_objects(view):
+        raise TypeError("a buffer has bytes, next to each other in C order, and no Python objects")
     if view.nbytes:
         return view.cast("B")
     return _EMPTY if view.readonly else memoryview(bytearray())
@@ -256,8 +258,12 @@ def close(number: int) -> None:
 
 def number_of(handle: Handle[Any]) -> int:
     """Leave a handle to the table: from here on only its number names it."""
-    handle._entry.face = handle
-    return handle._entry.value
+    entry = handle._entry
+    former = entry.face
+    entry.face = handle
+    if former is not None and former is not handle:  # what was made of the number meanwhile
+        former._entry = _nothing(entry.process)._entry  # or its end would close the row
+    return entry.value
 
 
 def give(out: Out | None, handle: Handle[Any]) -> None:
@@ -303,6 +309,9 @@ def syscalls(
             except PinfoldError as error:
                 return statuses[error.status]
 
+        # What `help` shows: the function returns nothing, the call a status.
+        call.__annotations__ = {**function.__annotations__, "return": "int"}
+        call.__signature__ = signature(function).replace(return_annotation="int")  # type: ignore[attr-defined]  # what inspect looks for
         return call
 
     return syscall

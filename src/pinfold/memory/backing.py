@@ -1,4 +1,5 @@
-# Where bytes live: a memfd, an adopted descriptor, a file, a window into a device's memory.
+# Where bytes live: a memfd, an adopted descriptor, a file, a window into a device's memory. All but
+# the first are made in memory/files.py.
 #
 # A backing opens its descriptor once and closes it once. Bytes are read and written through the
 # descriptor, because a read through a shared mapping would commit the page it reads and an access
@@ -12,27 +13,21 @@
 from __future__ import annotations
 
 import errno
-import os
 import threading
 from typing import TYPE_CHECKING, Final
 
-from pinfold.errors import HostError, InvalidArgs, NoMemory, NotSupported, OutOfRange
+from pinfold.errors import HostError, NoMemory
 from pinfold.host import calls, mm
 from pinfold.host.abi import (
-    F_GETFL,
-    F_SEAL_FUTURE_WRITE,
     F_SEAL_GROW,
     F_SEAL_SEAL,
     F_SEAL_SHRINK,
-    F_SEAL_WRITE,
     FALLOC_FL_KEEP_SIZE,
-    S_IFMT,
-    S_IFREG,
     STAT_BLOCK_BYTES,
 )
 from pinfold.memory.hosterrors import noted, translated
 from pinfold.memory.window import Export, Window
-from pinfold.units import GIB, MIB, PAGE_SIZE, page_down, page_up
+from pinfold.units import GIB, MIB, page_down, page_up
 
 if TYPE_CHECKING:
     from pinfold.memory.ranges import Interval
@@ -53,6 +48,7 @@ class Backing:
       writable: the descriptor and the caller allow writing.
       sealed: nobody, ourselves included, can make the file shorter than `size` behind our back.
       exclusive: nobody outside can punch holes in it, so what we committed stays committed.
+      own_position: the descriptor's position is nobody else's: looking for data moves it.
     """
 
     __slots__ = (
@@ -65,6 +61,7 @@ class Backing:
         "kind",
         "length",
         "lock",
+        "own_position",
         "sealed",
         "size",
         "writable",
@@ -81,6 +78,7 @@ class Backing:
         self.writable = writable
         self.sealed = False
         self.exclusive = False
+        self.own_position = True
         self.closed = False
         self.inode: tuple[int, int] | None = None
         """Device and inode of a file that others may have too; None for one of our own."""
@@ -106,95 +104,6 @@ class Backing:
         except BaseException as error:
             with noted("close the memfd", error):
                 made.close()
-            raise
-        return made
-
-    @classmethod
-    def adopted(cls, fd: int) -> Backing:
-        """The file behind ``fd``, through a descriptor of our own.
-
-        A memfd that can be sealed is sealed against shrinking, for good: memory that a device
-        writes to must not be cut by whoever else holds the file.
-
-        Raises:
-          NotSupported: not a regular file or memfd.
-          HostError: ``fd`` is not open.
-        """
-        with translated("adopt a descriptor"):
-            own = calls.dup(fd)
-        return cls._of_file("fd", own)
-
-    @classmethod
-    def file(cls, path: str | os.PathLike[str], *, writable: bool) -> Backing:
-        """The bytes of a file, shared with everybody else who has it open."""
-        flags = os.O_RDWR if writable else os.O_RDONLY
-        with translated(f"open {os.fspath(path)}"):
-            fd = calls.open_file(os.fspath(path), flags)
-        return cls._of_file("file", fd)
-
-    @classmethod
-    def window_of(cls, fd: int, base: int, size: int) -> Backing:
-        """``size`` bytes from ``base`` of a device's memory; ``fd`` stays its owner's.
-
-        Raises:
-          OutOfRange: a regular file that ends before the window does.
-        """
-        with translated("open a device window"):
-            own = calls.dup(fd)
-        made = cls("physical", own, size, base=base)
-        try:
-            with translated("look at a device window"):
-                regular = _is_regular(calls.fstat(own).st_mode)
-                # What is no file cannot be truncated: a BAR, /dev/mem. A file is sealed before its
-                # size is asked for: in between somebody else could cut it.
-                made.sealed = not regular or _seal_against_shrinking(own, mm.seals_of(own))
-                status = calls.fstat(own)
-            if regular and status.st_size < base + size:
-                raise OutOfRange(
-                    "the file ends before the window", asked=base + size, limit=status.st_size
-                )
-        except BaseException as error:
-            with noted("close the window's descriptor", error):
-                made.close()
-            raise
-        made.exclusive = made.sealed
-        return made
-
-    @classmethod
-    def _of_file(cls, kind: str, fd: int) -> Backing:
-        try:
-            with translated("look at a descriptor"):
-                if not _is_regular(calls.fstat(fd).st_mode):
-                    raise NotSupported("only a regular file or a memfd can hold memory")
-                access = calls.fcntl(fd, F_GETFL) & os.O_ACCMODE
-                seals = mm.seals_of(fd)
-            if access == os.O_WRONLY:
-                raise InvalidArgs("a descriptor that cannot be read", remedy="open it for reading")
-            with translated("seal a descriptor"):
-                sealed = _seal_against_shrinking(fd, seals)
-            # Only now is its size asked for: before the seal somebody else could have cut it.
-            with translated("look at a descriptor"):
-                status = calls.fstat(fd)
-                block = calls.fstatvfs(fd).f_bsize
-            # Of huge pages there may be none when one is touched, and that ends the process. The
-            # file system says which it has; st_blksize is large on a tmpfs that prefers them, too.
-            if seals is not None and block > PAGE_SIZE:
-                raise NotSupported(
-                    "a memfd of huge pages",
-                    asked=block,
-                    limit=PAGE_SIZE,
-                    remedy="pass one of ordinary pages",
-                )
-            if not status.st_size:
-                raise InvalidArgs("the file is empty", asked=0, remedy="give it a size first")
-            writable = access == os.O_RDWR and not (seals or 0) & _NO_WRITING
-            made = cls(kind, fd, page_up(status.st_size), writable=writable)
-            made.length = status.st_size
-            made.sealed = sealed and made.length == made.size
-            made.inode = (status.st_dev, status.st_ino)
-        except BaseException as error:
-            with noted("close the descriptor", error):
-                calls.close(fd)
             raise
         return made
 
@@ -287,11 +196,26 @@ class Backing:
             return calls.fstat(self.fd).st_blocks * STAT_BLOCK_BYTES
 
     def data_runs(self, offset: int, size: int) -> list[Interval]:
-        """The ranges of ``[offset, offset + size)`` that hold data, in bytes, ascending."""
+        """The ranges of ``[offset, offset + size)`` that hold data, in bytes, ascending.
+
+        Whole pages, but for the borders of the range. All of it where looking would move somebody
+        else's position in the file.
+        """
+        end = offset + size
+        if not self.own_position:
+            end = min(end, page_up(self.length))
+            return [(offset, end)] if offset < end else []
         base = self.base
         with translated("walk the data of a backing"):
-            runs = mm.data_runs(self.fd, base + offset, base + offset + size)
-        return [(start - base, stop - base) for start, stop in runs]
+            found = mm.data_runs(self.fd, base + offset, base + end)
+        runs: list[Interval] = []
+        for start, stop in found:  # a file system's blocks may be smaller than pages
+            low, high = max(page_down(start - base), offset), min(page_up(stop - base), end)
+            if runs and low <= runs[-1][1]:
+                runs[-1] = (runs[-1][0], high)
+            else:
+                runs.append((low, high))
+        return runs
 
     def resize(self, size: int) -> None:
         """Make the file ``size`` bytes; the caller has made sure that no cut page is pinned."""
@@ -370,25 +294,3 @@ class Backing:
         finally:
             with translated("close a backing"):
                 calls.close(self.fd)
-
-
-_NO_WRITING: Final = F_SEAL_WRITE | F_SEAL_FUTURE_WRITE
-
-
-def _is_regular(mode: int) -> bool:
-    return mode & S_IFMT == S_IFREG
-
-
-def _seal_against_shrinking(fd: int, seals: int | None) -> bool:
-    """True when the file behind ``fd``, which has ``seals``, cannot shrink any more."""
-    if seals is None:
-        return False
-    if seals & F_SEAL_SHRINK:
-        return True
-    try:
-        mm.seal(fd, F_SEAL_SHRINK)
-    except OSError as error:
-        if error.errno == errno.EPERM:  # it cannot be sealed any more
-            return False
-        raise
-    return True

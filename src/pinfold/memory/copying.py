@@ -14,7 +14,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from pinfold.memory.pages import ASK_HOST_FROM, refuse_beyond_host
-from pinfold.units import MIB, page_down
+from pinfold.units import MIB
 
 if TYPE_CHECKING:
     from pinfold.memory.pages import Pages
@@ -39,8 +39,7 @@ def copy_pages(source: Pages, start: int, target: Pages, offset: int, size: int)
     if total >= ASK_HOST_FROM:
         refuse_beyond_host(total)
     for low, high in runs:
-        first = page_down(low)  # where the file system's blocks are smaller than pages
-        window = origin.borrow(first, high - first)
+        window = origin.borrow(low, high - low)
         try:
             shown = window.view[low - window.offset : high - window.offset]
             for at in range(0, high - low, _PIECE):  # so that a Ctrl-C is heard in between

@@ -36,14 +36,22 @@ LARGE: Final = _CHUNK
 class PinCounts:
     """Pin counts by page number. Ranges are ``[first, last)`` in pages and never empty."""
 
-    __slots__ = ("_chunks", "_large", "_large_pins", "pinned_pages")
+    __slots__ = ("_chunks", "_from", "_large", "_large_pins", "_most", "pinned_pages")
 
     def __init__(self) -> None:
+        self._most: int | None = MAX_PINS
+        self._from = LARGE  # pages; pins of so many are intervals
         self._chunks: dict[int, bytearray] = {}
         self._large = RangeCounts()
         self._large_pins = 0  # of which the intervals are made; asked for on every small pin
         self.pinned_pages = 0
         """Pages with a count above 0."""
+
+    def lift_limit(self) -> None:
+        """Let pages be pinned any number of times. Before anything is pinned."""
+        self._most = None
+        self._from = 1  # a byte counts to 255
+        self._large_pins = 1  # never the hot path
 
     def raise_(self, first: int, last: int) -> int:
         """Count one more pin of each page; how many pages were not pinned before.
@@ -64,9 +72,10 @@ class PinCounts:
                 return 0
             self.pinned_pages += 1
             return 1
-        self._refuse_overflow(first, last)
+        if self._most is not None:
+            self._refuse_overflow(first, last)
         fresh = self._count_zero(first, last)
-        if last - first >= LARGE:
+        if last - first >= self._from:
             self._large.raise_(first, last)
             self._large_pins += 1
         else:
@@ -91,7 +100,7 @@ class PinCounts:
                 return 0
             self.pinned_pages -= 1
             return 1
-        if last - first >= LARGE:
+        if last - first >= self._from:
             self._large.lower(first, last)
             self._large_pins -= 1
             self._sweep()

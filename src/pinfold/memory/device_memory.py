@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Final
 
 from pinfold.errors import AlreadyExists, OutOfRange
 from pinfold.memory.backing import Backing
+from pinfold.memory.files import part_of, window_of
 from pinfold.memory.hosterrors import noted
 from pinfold.memory.pages import Pages
 from pinfold.memory.ranges import RangeMap, RangeSet
@@ -54,11 +55,20 @@ class DeviceWindow:
           OutOfRange: the file behind it ends before the part does.
           NoMemory, HostError: the host has no descriptor, or the file cannot be used.
         """
-        if self._pages is None:
-            self._pages = self._memory.made_up(self.range.size)
-        file = self._pages.backing
-        made = Backing.window_of(file.fd, file.base + where.start - self.range.start, where.size)
+        pages = self._pages
+        first = pages is None
+        if pages is None:
+            pages = self._memory.made_up(self.range.size)
+        file = pages.backing
+        try:
+            made = part_of(file, file.base + where.start - self.range.start, where.size)
+        except BaseException as error:
+            if first:
+                with noted("close the simulated memory", error):
+                    pages.close()
+            raise
         with self._memory.physmap.lock:
+            self._pages = pages
             self._shown.add(where.start, where.stop)
         return made
 
@@ -119,14 +129,16 @@ class DeviceMemory:
           OutOfRange: the file ends before ``offset``.
           HostError, NoMemory: the descriptor cannot be used, or the host has none left.
         """
-        if self._real.overlapping(*where) or self._simulated.shows(where):
+        with self.physmap.lock:
+            taken = bool(self._real.overlapping(*where))
+        if taken or self._simulated.shows(where):
             raise AlreadyExists(
                 "other device memory is at a part of that range",
                 asked=where.start,
                 remedy="choose other addresses, or close what shows them first",
             )
         # How much of the file is there is asked when a part is shown: a BAR does not know its size.
-        file = Backing.window_of(fd, offset, 0)
+        file = window_of(fd, offset, 0)
         try:
             file.size = file.length = where.size
             made = DeviceWindow(self, where, Pages(file, self.physmap))
@@ -145,7 +157,8 @@ class DeviceMemory:
           OutOfRange: a part of it is in a real window, and a part is not; or it is beyond the
             addresses that can be simulated.
         """
-        found = self._real.overlapping(*where)
+        with self.physmap.lock:  # a device's look-up sorts what is there: so does ours
+            found = self._real.overlapping(*where)
         window = found[0][2] if found else self._simulated
         if not window.range.contains(where):
             raise OutOfRange(

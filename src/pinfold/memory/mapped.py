@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import errno
 import weakref
+from bisect import bisect_left, bisect_right
 from typing import TYPE_CHECKING, Any, Final
 
 from pinfold import sites
@@ -156,25 +157,45 @@ class Piece:
 
     def runs_in(self, start: int, stop: int) -> list[tuple[int, int, int]]:
         """The runs of ``[start, stop)``, cut to it."""
-        return [
-            (max(low, start), min(high, stop), prot)
-            for low, high, prot in self.runs
-            if low < stop and start < high
-        ]
+        found = self.runs[self._first_run(start) : self._first_run(stop, begins=True)]
+        if found:
+            low, high, prot = found[0]
+            found[0] = (max(low, start), high, prot)
+            low, high, prot = found[-1]
+            found[-1] = (low, min(high, stop), prot)
+        return [run for run in found if run[0] < run[1]]
+
+    def _first_run(self, at: int, *, begins: bool = False) -> int:
+        """Which run is the first that ends after ``at``, or that begins there or after."""
+        if begins:
+            return bisect_left(self.runs, at, key=_begin)
+        return bisect_right(self.runs, at, key=_end)
 
     def set_protection(self, start: int, stop: int, prot: int) -> None:
         """Note that ``[start, stop)`` of it has these permissions now."""
+        # With the neighbours, which may turn out to be the same.
+        first = max(self._first_run(start) - 1, 0)
+        last = min(self._first_run(stop, begins=True) + 1, len(self.runs))
+        touched = self.runs[first:last]
         fresh: list[tuple[int, int, int]] = []
-        for run in (
-            *self.runs_in(self.start, start),
+        for low, high, bits in (
+            *((low, min(high, start), bits) for low, high, bits in touched if low < start),
             (start, stop, prot),
-            *self.runs_in(stop, self.stop),
+            *((max(low, stop), high, bits) for low, high, bits in touched if stop < high),
         ):
-            if fresh and fresh[-1][2] == run[2]:
-                fresh[-1] = (fresh[-1][0], run[1], run[2])
+            if fresh and fresh[-1][2] == bits:
+                fresh[-1] = (fresh[-1][0], high, bits)
             else:
-                fresh.append(run)
-        self.runs = fresh
+                fresh.append((low, high, bits))
+        self.runs[first:last] = fresh
+
+
+def _begin(run: tuple[int, int, int]) -> int:
+    return run[0]
+
+
+def _end(run: tuple[int, int, int]) -> int:
+    return run[1]
 
 
 Changes = list[tuple["Mapped", int]]

@@ -49,6 +49,7 @@ class Pages:
         "_frames",
         "_physmap",
         "backing",
+        "charged",
         "epoch",
         "family",
         "kept",
@@ -60,6 +61,8 @@ class Pages:
         self.pins = 0
         self.kept = False
         """True where pages are never given back: contiguous memory, device memory."""
+        self.charged = True
+        """False for device memory, whose pins hold no memory of the host's."""
         self._counts = PinCounts()
         self._committed = RangeSet()
         self.epoch = 0
@@ -83,23 +86,27 @@ class Pages:
     # Pins ---------------------------------------------------------------------------------------
 
     def pin(self, first: int, last: int) -> int:
-        """Count one more pin of each page; how many pages nothing pinned before.
+        """Count one more pin of each page; how many pages of memory nothing pinned before.
+
+        Device memory is no memory of the host's: it can be pinned any number of times, and none of
+        it counts against a limit. Source: Zircon, which does not count its pins at all; we do, for
+        the sake of a file behind it.
 
         Raises:
           Unavailable: a page is pinned as often as a page can be; nothing changed.
         """
         fresh = self._counts.raise_(first, last)
         self.pins += 1
-        return fresh
+        return fresh if self.charged else 0
 
     def unpin(self, first: int, last: int) -> int:
-        """Undo one `pin` of exactly this range; how many pages nothing pins now.
+        """Undo one `pin` of exactly this range; how many pages of memory nothing pins now.
 
         The caller has shut the device out first.
         """
         freed = self._counts.lower(first, last)
         self.pins -= 1
-        return freed
+        return freed if self.charged else 0
 
     def pin_count(self, page: int) -> int:
         """How often one page is pinned."""
@@ -116,18 +123,32 @@ class Pages:
     def first_pinned(self, offset: int, size: int) -> int | None:
         """Where the first page of a byte range begins that is pinned, by whatever way to it."""
         first, last = offset >> PAGE_SHIFT, page_up(offset + size) >> PAGE_SHIFT
-        found = (member.lowest_pinned(first, last) for member in self.family)
-        lowest = min((page for page in found if page is not None), default=None)
+        lowest = None
+        for member in self.family:
+            shift = self._shift_to(member)
+            page = member.lowest_pinned(max(first + shift, 0), last + shift)
+            if page is not None and (lowest is None or page - shift < lowest):
+                lowest = page - shift
         return None if lowest is None else lowest << PAGE_SHIFT
 
-    def refuse_if_pinned(self, what: str, offset: int, size: int) -> None:
-        """Raise `BadState` when a page of the range is pinned."""
+    def _shift_to(self, member: Pages) -> int:
+        """What to add to a page number of ours for the same page of the file in another's."""
+        return (self.backing.base - member.backing.base) >> PAGE_SHIFT
+
+    def refuse_if_pinned(self, what: str, offset: int, size: int, *, base: int = 0) -> None:
+        """Raise `BadState` when a page of the range is pinned.
+
+        Args:
+          base: where byte 0 of the object that is spoken of is, for a slice.
+        """
         pinned = self.first_pinned(offset, size)
         if pinned is not None:
+            page = pinned >> PAGE_SHIFT
+            counts = [member.pin_count(page + self._shift_to(member)) for member in self.family]
             raise BadState(
-                f"cannot {what}: a device may be using the page at {pinned:#x}",
+                f"cannot {what}: a device may be using the page at {pinned - base:#x}",
                 asked=size,
-                holder=f"{sum(m.pin_count(pinned >> PAGE_SHIFT) for m in self.family)} pin(s)",
+                holder=f"{sum(counts)} pin(s)",
                 remedy="unpin it first; Kernel.ledger says who pinned it",
             )
 
@@ -163,8 +184,11 @@ class Pages:
         absent = size - sum(stop - start for start, stop in self.backing.data_runs(offset, size))
         refuse_beyond_host(absent)
 
-    def decommit(self, offset: int, size: int) -> None:
+    def decommit(self, offset: int, size: int, *, base: int = 0) -> None:
         """Give the memory of a page-aligned range back; it reads as zeros.
+
+        Args:
+          base: as `refuse_if_pinned`.
 
         Raises:
           BadState: a page is pinned; nothing changed.
@@ -172,7 +196,7 @@ class Pages:
         """
         if self.kept:
             raise NotSupported("contiguous and device memory is never given back")
-        self.refuse_if_pinned("decommit", offset, size)
+        self.refuse_if_pinned("decommit", offset, size, base=base)
         if size:
             self._forget(offset, size)
             self.backing.punch(offset, size)
@@ -197,8 +221,9 @@ class Pages:
         first, last = low >> PAGE_SHIFT, high >> PAGE_SHIFT
         staying = RangeSet()
         for member in self.family:
-            for start, stop in member.pinned_runs(first, last):
-                staying.add(start, stop)
+            shift = self._shift_to(member)
+            for start, stop in member.pinned_runs(max(first + shift, 0), last + shift):
+                staying.add(start - shift, stop - shift)
         if self.kept:
             staying.add(first, last)
         for start, stop in staying:
@@ -240,8 +265,9 @@ class Pages:
 
     def make_contiguous(self, alignment: int) -> None:
         """Give the whole object one run of simulated frames; it is never given back again."""
-        run = self._physmap.contiguous(self, self.page_count, alignment)
-        self._frames.insert(0, self.page_count, run)
+        self._frames.insert(
+            0, self.page_count, self._physmap.contiguous(self, self.page_count, alignment)
+        )
         self.kept = True
 
     def show_at(self, address: int) -> None:
@@ -249,6 +275,8 @@ class Pages:
         run = FrameRun(self, 0, self.page_count, address, 0)
         self._frames.insert(0, self.page_count, run)
         self.kept = True
+        self.charged = False
+        self._counts.lift_limit()
 
     @property
     def contiguous(self) -> bool:
@@ -286,10 +314,15 @@ class Pages:
         self.refuse_inside_access()
         self.family.remove(self)
         with self._physmap.lock:
+            self.abandon()
+            self.backing.close()
+
+    def abandon(self) -> None:
+        """Take its frames out of the physical map; no device finds them afterwards."""
+        with self._physmap.lock:
             for _, _, run in self._frames:
                 self._physmap.release(run)
             self._frames.clear()
-            self.backing.close()
 
 
 def refuse_beyond_host(absent: int) -> None:

@@ -64,7 +64,8 @@ class PinnedRange:
     """Pinned pages ``[offset, offset + size)`` of one memory object.
 
     Attributes:
-      offset, size: bytes, whole pages.
+      offset, size: bytes of the memory object, whole pages.
+      start: where in the pages ``offset`` is: further on, for a slice.
       owner: who answers for the pin, for people.
       what: which memory object, for people.
       site: where in the caller's code it was made.
@@ -83,6 +84,7 @@ class PinnedRange:
         "owner",
         "site",
         "size",
+        "start",
         "what",
         "when",
     )
@@ -98,6 +100,7 @@ class PinnedRange:
         site: Site,
         ledger: Ledger,
         anchor: Anchor = Anchor.NONE,
+        base: int = 0,
     ) -> None:
         """Reserve: counts up and ledger charged, or neither. Call with the kernel's lock.
 
@@ -107,6 +110,7 @@ class PinnedRange:
         """
         self._pages = pages
         self.offset = offset
+        self.start = start = base + offset
         self.size = size
         self.owner = owner
         self.what = what
@@ -116,7 +120,7 @@ class PinnedRange:
         self._ledger = ledger
         self._window: Window | None = None
         self._locked = False
-        first, last = offset >> PAGE_SHIFT, (offset + size) >> PAGE_SHIFT
+        first, last = start >> PAGE_SHIFT, (start + size) >> PAGE_SHIFT
         fresh = pages.pin(first, last)
         try:
             ledger.charge(self, fresh)
@@ -141,10 +145,10 @@ class PinnedRange:
         pages = self._pages
         backing = pages.backing
         if self.anchor is not Anchor.NONE or not pages.is_committed(
-            self.offset >> PAGE_SHIFT, (self.offset + self.size) >> PAGE_SHIFT
+            self.start >> PAGE_SHIFT, (self.start + self.size) >> PAGE_SHIFT
         ):
             return False
-        self._window = backing.borrow(self.offset, self.size)
+        self._window = backing.borrow(self.start, self.size)
         return True
 
     def fill(self) -> None:
@@ -156,11 +160,11 @@ class PinnedRange:
           NoMemory, NoSpace, HostError: see `Pages.commit`.
           LimitReached: the anchor's limit would be passed.
         """
-        self._pages.commit(self.offset, self.size)
-        window = self._pages.backing.borrow(self.offset, self.size)
+        self._pages.commit(self.start, self.size)
+        window = self._pages.backing.borrow(self.start, self.size)
         if self.anchor is Anchor.MLOCK:
             try:
-                RESIDENCY.lock(window.address_of(self.offset), self.size)
+                RESIDENCY.lock(window.address_of(self.start), self.size)
             except BaseException:
                 window.release()
                 raise
@@ -169,7 +173,7 @@ class PinnedRange:
 
     def remember(self) -> None:
         """Note that the pages are committed, after `fill`. Call with the kernel's lock."""
-        self._pages.remember(self.offset, self.size)
+        self._pages.remember(self.start, self.size)
 
     def loosen(self) -> None:
         """The anchor lets go. The device has been shut out before.
@@ -181,7 +185,7 @@ class PinnedRange:
         if window is None:
             return
         if self._locked:
-            RESIDENCY.unlock(window.address_of(self.offset), self.size)
+            RESIDENCY.unlock(window.address_of(self.start), self.size)
             self._locked = False
         self._window = None
         window.release()
@@ -195,8 +199,8 @@ class PinnedRange:
         if not self.held or self._window is not None:
             raise BadState("a pinned range is dropped once, and after it was loosened")
         self.held = False
-        offset = self.offset
-        freed = self._pages.unpin(offset >> PAGE_SHIFT, (offset + self.size) >> PAGE_SHIFT)
+        start = self.start
+        freed = self._pages.unpin(start >> PAGE_SHIFT, (start + self.size) >> PAGE_SHIFT)
         self._ledger.discharge(self, freed)
 
     # What a bus may do with it ------------------------------------------------------------------
@@ -211,7 +215,7 @@ class PinnedRange:
         window = self._window
         if window is None or not self._pages.backing.sealed:
             return None
-        start = self.offset - window.offset
+        start = self.start - window.offset
         return window.view[start : start + self.size]
 
     @property
@@ -219,21 +223,21 @@ class PinnedRange:
         """Where the first pinned byte is in this process, valid until `loosen`."""
         if self._window is None:
             raise BadState("a range that is not filled has no address")
-        return self._window.address_of(self.offset)
+        return self._window.address_of(self.start)
 
     def read_into(self, buffer: memoryview, offset: int) -> None:
         """Fill ``buffer`` from ``offset`` bytes into the range."""
-        self._pages.read_into(buffer, self.offset + offset)
+        self._pages.read_into(buffer, self.start + offset)
 
     def write_from(self, buffer: memoryview, offset: int) -> None:
         """Write ``buffer`` at ``offset`` bytes into the range."""
-        self._pages.write_from(buffer, self.offset + offset)
+        self._pages.write_from(buffer, self.start + offset)
 
     def physical_addresses(self) -> NDArray[np.uint64]:
         """The simulated physical address of each page, ascending by offset."""
-        offset = self.offset
+        start = self.start
         return self._pages.physical_addresses(
-            offset >> PAGE_SHIFT, (offset + self.size) >> PAGE_SHIFT
+            start >> PAGE_SHIFT, (start + self.size) >> PAGE_SHIFT
         )
 
     @property

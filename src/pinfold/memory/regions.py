@@ -158,20 +158,27 @@ class Region:
     def pieces(self, start: int, stop: int) -> list[Piece]:
         """The whole pieces that show something in the range, ascending, in child regions too."""
         found: list[Piece] = []
-        for _, _, child in self.children.overlapping(start, stop):
-            if isinstance(child, Region):
-                found += child.pieces(start, stop)
-            else:
+        left = [self.children.overlapping(start, stop)]
+        while left:  # no recursion: regions may be nested deeper than Python calls
+            for at, (_, _, child) in enumerate(left[-1]):
+                if isinstance(child, Region):
+                    left[-1] = left[-1][at + 1 :]
+                    left.append(child.children.overlapping(start, stop))
+                    break
                 found.append(child)
+            else:
+                left.pop()
         return found
 
     def piece_at(self, address: int) -> Piece | None:
         """The piece that has an address, in child regions too."""
         found = self.children.find(address)
-        if found is None:
-            return None
-        child = found[2]
-        return child.piece_at(address) if isinstance(child, Region) else child
+        while found is not None:
+            child = found[2]
+            if not isinstance(child, Region):
+                return child
+            found = child.children.find(address)
+        return None
 
     def is_piece(self, start: int, stop: int) -> bool:
         """True when the range is exactly one piece, directly in this region."""
@@ -315,15 +322,18 @@ class Region:
 
     def end(self, changes: Changes) -> None:
         """Strike out the region and all that is in it. Books only."""
-        self.alive = False
-        for _, _, child in self.children:
-            if isinstance(child, Region):
-                child.end(changes)
-            else:
-                changes.append((child.mapped, -1))
-        self.children.clear()
-        if self.owner is not None:
-            self.owner.region_ended()
+        left = [self]
+        while left:  # no recursion, as in `pieces`
+            region = left.pop()
+            region.alive = False
+            for _, _, child in region.children:
+                if isinstance(child, Region):
+                    left.append(child)
+                else:
+                    changes.append((child.mapped, -1))
+            region.children.clear()
+            if region.owner is not None:
+                region.owner.region_ended()
 
     def _reserve(self, start: int, stop: int) -> None:
         try:

@@ -48,6 +48,8 @@ class BtiStatistics:
     name: str
     initiator: int
     address_bits: int
+    address_space: int
+    """Bytes that the device can address on this bus; 2^64 - 1 stands for 2^64."""
     pins: int
     """Live tokens, quarantined ones included."""
     quarantined: int
@@ -218,19 +220,17 @@ class Bti(Handle[BtiObject]):
                 source.refuse_if_discarded()
             pinned = PinnedRange(
                 source.pages,
-                source.base + offset,
+                offset,
                 wanted,
                 owner=bti.owner,
                 what=source.label,
                 site=site or sites.caller(3),
                 ledger=kernel.ledger,
                 anchor=bti.limits.anchor,
+                base=source.base,
             )
             source.pins += 1
             try:
-                bti.refuse_if_unusable()
-                if not bits:
-                    raise InvalidArgs("a pin that permits nothing", asked=0, remedy="name a Perm")
                 filled = pinned.fill_from_books()
             except BaseException:
                 bti.let_go(source, pinned)
@@ -300,6 +300,7 @@ class Bti(Handle[BtiObject]):
                 name=bti.name,
                 initiator=bti.space.initiator,
                 address_bits=bti.space.address_bits,
+                address_space=bti.address_space,
                 pins=len(bti.pins),
                 quarantined=len(bti.quarantined),
                 pinned_bytes=sum(token.pinned.size for token in bti.pins.values()),

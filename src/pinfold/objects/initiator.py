@@ -28,6 +28,7 @@ from pinfold.memory.pinned import Anchor
 from pinfold.objects.kernel import Leak
 from pinfold.objects.object import KernelObject, ObjectType
 from pinfold.objects.pmt import PMT_RIGHTS, PmtObject, PmtState
+from pinfold.units import UINT64_MAX
 
 if TYPE_CHECKING:
     from pinfold.bus import BusLimits, DeviceSpace, PinnedRange
@@ -60,6 +61,12 @@ class BtiObject(KernelObject):
         self.owner = ""
         """Who answers for its pins, for people."""
         self.renamed()
+
+    @property
+    def address_space(self) -> int:
+        """Bytes that the device can address; 2^64 - 1 stands for 2^64. Source: zx_info_bti_t."""
+        top: int = self.limits.apertures[-1].stop
+        return min(top, 1 << self.space.address_bits, UINT64_MAX)
 
     def renamed(self) -> None:
         """Pins made from now on answer to the new name."""
@@ -98,6 +105,8 @@ class BtiObject(KernelObject):
         """
         try:
             self.refuse_if_unusable()
+            if not perms:  # found this late by Zircon, too
+                raise InvalidArgs("a pin that permits nothing", asked=0, remedy="name a Perm")
             grant = self.space.grant(pinned, perms)
         except Exception:
             self.let_go(vmo, pinned)
@@ -148,24 +157,40 @@ class BtiObject(KernelObject):
             if entry.object is not token or token.leaving:
                 raise BadHandle("this Pmt was closed meanwhile")
             token.leaving = True
-            entry.close_locked()
-            if token.pinned.anchor is Anchor.NONE:
-                self.withdraw(token)
-                return
+            try:
+                entry.close_locked()
+                if token.pinned.anchor is Anchor.NONE:
+                    self.withdraw(token)
+                    return
+            except BaseException:
+                # Whatever broke it off, near the limit of recursion for one: a token that still
+                # holds its pages is where release_quarantine() finds it. No call is made here.
+                if token.koid in self.pins:
+                    token.leaving = False
+                    token.state = PmtState.STUCK
+                    self.quarantined[token.koid] = token
+                raise
         self.unpin_marked(token)
 
     def unpin_marked(self, token: PmtObject) -> None:
         """The rest of an unpin whose token is marked as leaving: the anchor may take its time."""
-        with self.kernel.lock:
-            self._revoke(token)
         try:
-            token.pinned.loosen()
-        except BaseException:
             with self.kernel.lock:
-                self._stick(token)
+                self._revoke(token)
+            try:
+                token.pinned.loosen()
+            except BaseException:
+                with self.kernel.lock:
+                    self._stick(token)
+                raise
+            with self.kernel.lock:
+                self._finish(token)
+        except BaseException:  # as in `unpin`
+            if token.koid in self.pins:
+                token.leaving = False
+                token.state = PmtState.STUCK
+                self.quarantined[token.koid] = token
             raise
-        with self.kernel.lock:
-            self._finish(token)
 
     def withdraw(self, token: PmtObject) -> None:
         """Revoke, loosen, finish, in one holding of the kernel's lock, which the caller has."""

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from pinfold.bus import Bus
 from pinfold.errors import AlreadyExists, InvalidArgs, NotFound, NotSupported, WrongType
+from pinfold.memory.hosterrors import translated
 from pinfold.objects.handle import Handle
 from pinfold.objects.intel_iommu import IntelDescriptor
 from pinfold.objects.object import KernelObject, ObjectType
@@ -171,10 +172,10 @@ class Iommu(Handle[IommuObject]):
             raise NotSupported(f"there is no IOMMU of type {kind} here", remedy="use STUB or INTEL")
         intel = IntelDescriptor.parse(raw)
         registers = ByteRange(intel.register_base, intel.register_base + PAGE_SIZE)
-        with kernel.lock:
-            kernel.resources.deny(registers)
         made = _opened("sim", process, {"minimum_contiguity": MIB, "serves": intel.serves})
         made.object.descriptor = intel
+        with kernel.lock:
+            kernel.resources.deny(registers)
         return made
 
     def shared_with(self, process: Process) -> Iommu:
@@ -257,6 +258,7 @@ def open_bus(name: str, *, process: Process | None = None, **options: Any) -> Io
     Raises:
       NotFound: there is no such bus (``.available``).
       InvalidArgs: an option that the bus does not have, or does not accept.
+      NoMemory: the host has no descriptor left to load it with.
     """
     if not isinstance(name, str):
         raise WrongType(f"a bus is named by a string, not a {type(name).__name__}")
@@ -267,7 +269,8 @@ def open_bus(name: str, *, process: Process | None = None, **options: Any) -> Io
 
 
 def _opened(kind: str, process: Process, options: dict[str, Any]) -> Iommu:
-    factory = _factory(kind)
+    with translated(f"load the {kind} bus"):  # importing one opens files
+        factory = _factory(kind)
     try:
         bus = factory(process.kernel.physmap, **options)
     except TypeError as error:

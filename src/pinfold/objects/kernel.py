@@ -61,8 +61,8 @@ class Kernel:
     Args:
       max_pinned: bytes that may be pinned at once; None for no limit of pinfold's own.
       seed: of the policies that scatter simulated physical addresses.
-      strict: ``"docs"`` has mappings refuse what Zircon's pages say is refused, where its kernel
-        takes it; None does as the kernel does.
+      strict: whom to follow where a system's pages and its kernel differ: ``"docs"`` or
+        ``"kernel"``. None leaves it to the dialect; Zircon's follows the kernel.
       debug_syscalls: calls that are for debugging only are there.
     """
 
@@ -71,12 +71,14 @@ class Kernel:
         *,
         max_pinned: int | None = None,
         seed: int = 0,
-        strict: Literal["docs"] | None = None,
+        strict: Literal["docs", "kernel"] | None = None,
         debug_syscalls: bool = False,
     ) -> None:
-        if strict not in (None, "docs"):
+        if strict not in (None, "docs", "kernel"):
             raise InvalidArgs(
-                "strict is None or 'docs'", asked=strict, remedy="leave it out, or say 'docs'"
+                "strict is None, 'docs' or 'kernel'",
+                asked=strict,
+                remedy="say whom to follow, or leave it out",
             )
         if max_pinned is not None and max_pinned < PAGE_SIZE:
             raise InvalidArgs(

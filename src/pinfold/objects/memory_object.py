@@ -1,7 +1,8 @@
 # A memory object, as all handles to it share it: pages, relatives, and what keeps them.
 #
-# It lives for as long as it has a handle, a mapping, a pin or a view. Its memory is given back by
-# `release_if_idle`, which whoever ends one of those calls, with the kernel's lock held.
+# It lives for as long as it has a handle, a mapping, a pin, a view, or a call that uses it. Its
+# memory is given back by `release_if_idle`, which whoever ends one of those calls, with the lock
+# held.
 #
 # A slice and a reference show the pages of their parent, through the same `Pages`: what is pinned
 # through one is pinned for all, and a page has one physical address by whatever name it is reached.

@@ -80,7 +80,7 @@ def decommit(vmo: VmoObject, offset: int, size: int) -> None:
         )
     if (start | stop) & PAGE_MASK:
         raise InvalidArgs("only whole pages are decommitted", asked=start)
-    vmo.pages.decommit(vmo.base + start, stop - start)
+    vmo.pages.decommit(vmo.base + start, stop - start, base=vmo.base)
 
 
 def zero(vmo: VmoObject, offset: int, size: int) -> None:
@@ -138,12 +138,13 @@ def _refuse_uncached_parts(vmo: VmoObject, start: int, stop: int) -> None:
     """Raise `BadState` where an uncached object would have to be written.
 
     Source: Zircon: whole pages are decommitted, which no policy forbids. Those that cannot be, for
-    they are pinned or never given back, are written, and so are parts of pages; but where a part is
-    to be zeroed and the page reads as zeros there is nothing to write.
+    they are pinned, never given back, or shared with a snapshot, are written, and so are parts of
+    pages; but where a part is to be zeroed and the page reads as zeros there is nothing to write.
     """
     pages, low, high = vmo.pages, page_up(start), page_down(stop)
     inner = max(high - low, 0)
-    if inner and (pages.kept or pages.first_pinned(vmo.base + low, inner) is not None):
+    kept = pages.kept or len(vmo.body.relatives) > 1
+    if inner and (kept or pages.first_pinned(vmo.base + low, inner) is not None):
         vmo.refuse_if_uncached("write zeros")
     for page in {page_down(end) for end in (start, stop) if end & PAGE_MASK}:
         found = bytearray(PAGE_SIZE)

@@ -194,7 +194,7 @@ class Pmt(Handle[PmtObject]):
         return PmtStatistics(
             koid=target.koid,
             state=target.state,
-            offset=pinned.offset - target.vmo.base,
+            offset=pinned.offset,
             size=pinned.size,
             perms=Perm(target.grant.perms),
             form=target.form,

@@ -29,6 +29,7 @@ from pinfold.units import PAGE_MASK, PAGE_SIZE, ByteRange, page_up
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from pinfold.memory.mapped import Piece
     from pinfold.objects.kernel import Kernel
     from pinfold.objects.mapping import Mapping
     from pinfold.objects.memory_object import VmoObject
@@ -313,29 +314,23 @@ class VmarObject(KernelObject):
 
     def records(self, depth: int = 0) -> Iterator[MapsRecord]:
         """The region and what is in it, depth first, ascending."""
-        region = self.region
-        perms = Perm((self.options & CAN_RWX) >> CAN_SHIFT)
+        yield self.record(depth)
+        left = [iter(self.region.children)]
+        while left:  # no recursion: regions may be nested deeper than Python calls
+            _, _, child = next(left[-1], (0, 0, None))
+            if child is None:
+                left.pop()
+            elif isinstance(child, Region):
+                yield cast("VmarObject", child.owner).record(depth + len(left))
+                left.append(iter(child.children))
+            else:
+                yield from _records_of(child, depth + len(left))
+
+    def record(self, depth: int) -> MapsRecord:
+        """The region itself."""
+        region, perms = self.region, Perm((self.options & CAN_RWX) >> CAN_SHIFT)
         size = region.stop - region.base
-        yield MapsRecord(depth, "vmar", self.name, region.base, size, perms, 0, 0, 0)
-        for _, _, child in region.children:
-            if isinstance(child, Region):
-                yield from cast("VmarObject", child.owner).records(depth + 1)
-                continue
-            mapping = cast("Mapping", child.mapped)
-            vmo = mapping.vmo
-            for low, high, prot in child.runs:
-                offset, size = mapping.vmo_offset + low - mapping.address, high - low
-                yield MapsRecord(
-                    depth + 1,
-                    "mapping",
-                    vmo.name,
-                    low,
-                    size,
-                    Perm(prot),
-                    vmo.koid,
-                    offset,
-                    vmo.attributed(offset, size),
-                )
+        return MapsRecord(depth, "vmar", self.name, region.base, size, perms, 0, 0, 0)
 
     def mapped(self) -> Iterator[VmoObject]:
         """The memory object of each mapping in it, child regions included, ascending."""
@@ -369,4 +364,16 @@ class VmarObject(KernelObject):
             free=size - taken if region.alive else 0,
             largest_gap=region.largest_gap() if region.alive else 0,
             handles=self.handle_count,
+        )
+
+
+def _records_of(piece: Piece, depth: int) -> Iterator[MapsRecord]:
+    """A mapping, a record for each run of one protection."""
+    mapping = cast("Mapping", piece.mapped)
+    vmo = mapping.vmo
+    for low, high, prot in piece.runs:
+        offset, size = mapping.vmo_offset + low - mapping.address, high - low
+        committed = vmo.attributed(offset, size)
+        yield MapsRecord(
+            depth, "mapping", vmo.name, low, size, Perm(prot), vmo.koid, offset, committed
         )

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 from pinfold.errors import AccessDenied, InvalidArgs, OutOfRange, WrongType
 from pinfold.objects.handle import Handle, kept_name
+from pinfold.objects.own_memory import refuse_own
 from pinfold.objects.process import current_process
 from pinfold.objects.resource_object import ResourceObject
 from pinfold.objects.resource_space import ResourceKind, SystemBase
@@ -88,7 +89,9 @@ class Resource(Handle[ResourceObject]):
         kind = _kind(kind)
         if size <= 0 or base < 0 or base + size > UINT64_MAX + 1:
             raise InvalidArgs("the range is empty or no range of addresses", asked=size)
-        if fd is not None and (kind is not _MMIO or not is_page_aligned(base, size, fd_offset)):
+        if fd is not None and (
+            kind is not _MMIO or fd_offset < 0 or not is_page_aligned(base, size, fd_offset)
+        ):
             raise InvalidArgs(
                 "a real window is whole pages of device memory", asked=base, limit=PAGE_SIZE
             )
@@ -97,6 +100,8 @@ class Resource(Handle[ResourceObject]):
         kernel = process.kernel
         with kernel.lock:
             kernel.resources.refuse_denied(kind, where)
+            if fd is not None:
+                refuse_own(kernel, fd)
             window = None if fd is None else kernel.devices.put(where, fd, fd_offset)
             try:
                 entry = _enter(process, kind, where, exclusive, name, window)

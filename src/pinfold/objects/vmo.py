@@ -1,34 +1,35 @@
-# A handle to a memory object: making one, and making another from it.
+# A handle to a memory object, and the ways to make one. What else it can do is in the classes that
+# it is made of, a file each.
 #
-# Source: zx_vmo_create, zx_vmo_create_contiguous, zx_vmo_create_physical, zx_vmo_create_child,
-# zx_vmo_set_cache_policy, zx_vmo_transfer_data, zx_vmo_replace_as_executable; Zircon's dispatcher
-# for the order of checks.
+# Source: zx_vmo_create, zx_vmo_create_contiguous, zx_vmo_create_physical; Zircon's dispatcher for
+# the order of checks.
 from __future__ import annotations
 
 from operator import index
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from pinfold.errors import InvalidArgs
 from pinfold.memory.backing import Backing
+from pinfold.memory.files import adopted, opened
 from pinfold.memory.hosterrors import noted
 from pinfold.memory.pages import Pages
 from pinfold.objects.initiator import BtiObject
 from pinfold.objects.memory_object import MAX_SIZE, VmoObject
+from pinfold.objects.own_memory import refuse_own
 from pinfold.objects.page_ops import check_64_bits, checked_size, using
 from pinfold.objects.process import current_process
 from pinfold.objects.resource import ResourceObject
-from pinfold.objects.vmo_child import VmoChild, make_child, set_cache_policy, transfer
-from pinfold.objects.vmo_exec import replace_as_executable
+from pinfold.objects.vmo_child import VmoChild
 from pinfold.objects.vmo_parts import CachePolicy, VmoStatistics
-from pinfold.objects.vmo_views import VmoViews
+from pinfold.objects.vmo_relatives import VmoRelatives
 from pinfold.rights import Right
 from pinfold.units import PAGE_SIZE, UINT64_MAX, is_page_aligned, is_power_of_two
 
 if TYPE_CHECKING:
     import os
+    from collections.abc import Callable
 
     from pinfold.objects.bti import Bti
-    from pinfold.objects.handle import Handle
     from pinfold.objects.process import Process
     from pinfold.objects.resource import Resource
 
@@ -41,7 +42,7 @@ _WRITE: Final = int(Right.WRITE)
 _MAP: Final = int(Right.MAP)
 
 
-class Vmo(VmoViews):
+class Vmo(VmoRelatives):
     """A handle to a memory object.
 
     ``Vmo(size)`` makes one of zeros, with nothing committed.
@@ -83,8 +84,14 @@ class Vmo(VmoViews):
         if unbounded:
             rounded = MAX_SIZE
         backing = Backing.memfd(rounded, name=name, resizable=resizable)
-        target = self._adopt(process, backing, name, resizable=resizable, stream=index(size))
-        target.discardable = discardable
+        self._adopt(
+            process,
+            backing,
+            name,
+            resizable=resizable,
+            stream=index(size),
+            finish=_discardable if discardable else None,
+        )
 
     def _adopt(
         self,
@@ -94,14 +101,29 @@ class Vmo(VmoViews):
         *,
         resizable: bool = False,
         stream: int | None = None,
+        finish: Callable[[VmoObject], None] | None = None,
     ) -> VmoObject:
-        """Make the object and open this handle to it; the backing is closed on failure."""
+        """Make the object and open this handle to it; the backing is closed on failure.
+
+        Args:
+          finish: makes the object what it is to be, before anybody can find it: another thread may
+            end the process, and its handles with it, as soon as there is one.
+        """
         kernel = process.kernel
         try:
             with kernel.lock:
                 pages = Pages(backing, kernel.physmap)
                 target = VmoObject(kernel, pages, name=name, resizable=resizable, stream=stream)
-                self._open(process.add(target, target.default_rights))
+                try:
+                    if finish is not None:
+                        finish(target)
+                    rights = target.default_rights
+                    if not backing.writable:
+                        rights &= ~_WRITE
+                    self._open(process.add(target, rights))
+                except BaseException:
+                    target.pages.abandon()
+                    raise
                 target.join_family()
         except BaseException as error:
             with noted("close the memory", error):
@@ -180,10 +202,14 @@ class Vmo(VmoViews):
                 raise InvalidArgs(f"{bti!r} belongs to another kernel", remedy="make both in one")
         backing = Backing.memfd(checked_size(size), name=name, resizable=False)
         made = cls.__new__(cls)
-        target = made._adopt(process, backing, name, stream=0)
+        target = made._adopt(
+            process,
+            backing,
+            name,
+            stream=0,
+            finish=lambda vmo: vmo.pages.make_contiguous(alignment),
+        )
         try:
-            with process.kernel.lock:
-                target.pages.make_contiguous(alignment)
             with using(process.kernel, target):
                 target.pages.commit(0, size)
             with process.kernel.lock:
@@ -227,18 +253,20 @@ class Vmo(VmoViews):
             if owner.kernel is not process.kernel:
                 raise InvalidArgs(f"{owner} belongs to another kernel", remedy="make both in one")
             backing, hold = owner.window(address, size)
+
+        def finish(vmo: VmoObject) -> None:
+            vmo.body.device = hold
+            vmo.physical = True
+            vmo.cache_policy = CachePolicy.UNCACHED
+            vmo.pages.show_at(address)
+
         made = cls.__new__(cls)
         try:
-            target = made._adopt(process, backing, name, stream=0)
+            made._adopt(process, backing, name, stream=0, finish=finish)
         except BaseException:
             with process.kernel.lock:
                 hold.leave()
             raise
-        with process.kernel.lock:
-            target.body.device = hold
-            target.physical = True
-            target.cache_policy = CachePolicy.UNCACHED
-            target.pages.show_at(address)
         return made
 
     @classmethod
@@ -250,10 +278,14 @@ class Vmo(VmoViews):
 
         Raises:
           NotSupported: neither a regular file nor a memfd.
-          InvalidArgs: it is empty, or cannot be read.
+          InvalidArgs: it is empty, or cannot be read; it is opened for appending, and cannot be
+            opened anew; it is the memory of an object of this kernel (``.holder``).
           HostError: ``fd`` is not open.
         """
-        return cls._over(Backing.adopted(fd), name, process)
+        process = process or current_process()
+        with process.kernel.lock:
+            refuse_own(process.kernel, fd)
+        return cls._over(adopted(fd), name, process)
 
     @classmethod
     def from_file(
@@ -274,105 +306,15 @@ class Vmo(VmoViews):
           NotSupported: not a regular file.
           InvalidArgs: it is empty.
         """
-        return cls._over(Backing.file(path, writable=writable), name or str(path), process)
+        return cls._over(opened(path, writable=writable), name or str(path), process)
 
     @classmethod
     def _over(cls, backing: Backing, name: str, process: Process | None) -> Vmo:
         process = process or current_process()
         made = cls.__new__(cls)
         made._adopt(process, backing, name)
-        if not backing.writable:
-            made._entry.rights &= ~_WRITE
         return made
 
-    # Making another from it ---------------------------------------------------------------------
 
-    def child(self, options: VmoChild | int, offset: int = 0, size: int = 0) -> Vmo:
-        """Another memory object, made from this one.
-
-        Snapshots are copied at once: the committed pages of the range, inside the kernel. What
-        lies beyond the end of this object reads as zeros. Slices and references show this object's
-        own pages: what is pinned through one is pinned for all.
-
-        The child has the rights of this handle, RESIZE if RESIZABLE, the property rights, and not
-        WRITE if NO_WRITE; a snapshot that may be written has WRITE, and not EXECUTE. While it has a
-        handle, a mapping, a pin or a view this object has no ZERO_CHILDREN.
-
-        Args:
-          options: one kind of `VmoChild`, and NO_WRITE or RESIZABLE.
-          offset, size: bytes of this object; ``offset`` page-aligned. ``size`` is rounded up, and
-            is the stream size of a slice or a snapshot. Both 0 for a reference.
-
-        Raises:
-          AccessDenied: without DUPLICATE and READ, and RESIZE for a resizable reference.
-          InvalidArgs: no kind, two of them, or what does not go with it; unaligned; a slice that
-            leaves this object; a reference to a part; a snapshot of contiguous memory.
-          OutOfRange: ``size`` is more than an object can have, or ``offset + size`` more than 64
-            bits hold.
-          NotSupported: this object is discardable, physical (but for slices), resizable (slices), a
-            slice (references and snapshots), contiguous (references), or not resizable (resizable
-            references).
-          BadState: it is not cached; it has a pinned page anywhere (snapshots).
-          NoMemory, NoSpace, HostError: the copy could not be made.
-
-        After an error there is no child. The order of the checks is Zircon's.
-
-        Source: zx_vmo_create_child.
-        """
-        return self.wrap(make_child(self, options, offset, size))
-
-    def transfer(
-        self, source: Handle[Any], *, offset: int = 0, size: int, source_offset: int = 0
-    ) -> None:
-        """Move pages of ``source`` here; where they were, ``source`` reads as zeros.
-
-        Args:
-          source: a handle to a memory object, with READ and WRITE; this one has WRITE.
-          offset, size, source_offset: bytes, page-aligned.
-
-        Raises:
-          InvalidArgs: unaligned; another kernel's.
-          AccessDenied: a right is missing.
-          NotSupported: either is contiguous, device memory, or a file that others have too.
-          OutOfRange: a range leaves its object.
-          BadState: a page of either range is pinned.
-          NoMemory, NoSpace, HostError: the host refuses. ``source`` still has the pages, or has
-            them again, unless a note on the error says otherwise, and the range here is lost. Or,
-            of ranges that overlap, they are here, and what they went by way of could not be closed.
-
-        After every other error nothing has changed.
-
-        Source: zx_vmo_transfer_data.
-        """
-        transfer(self, source, offset, size, source_offset)
-
-    def set_cache_policy(self, policy: CachePolicy | int) -> None:
-        """Say how the CPU is to cache the memory, before anybody uses it.
-
-        On Linux a mapping of a memfd is cached all the same. The policy decides what is refused:
-        `read` and `write`, and making children.
-
-        Raises:
-          InvalidArgs: there is no such policy.
-          AccessDenied: without MAP.
-          BadState: it has a pinned page, a mapping, or a relative; it is discardable.
-
-        Source: zx_vmo_set_cache_policy.
-        """
-        set_cache_policy(self, policy)
-
-    def replace_as_executable(self, vmex: Handle[Any] | None = None) -> Vmo:
-        """This handle, with EXECUTE as well: a new one, and this one is closed, error or not.
-
-        Args:
-          vmex: a resource of the kind SYSTEM that covers VMEX. None leaves it to the policy of the
-            process, which allows it.
-
-        Raises:
-          BadHandle: this handle, or ``vmex``, is closed.
-          WrongType: ``vmex`` is no such resource.
-          OutOfRange: it is of that kind and covers something else.
-
-        Source: zx_vmo_replace_as_executable.
-        """
-        return self.wrap(replace_as_executable(self, vmex))
+def _discardable(vmo: VmoObject) -> None:
+    vmo.discardable = True

@@ -264,7 +264,8 @@ def transfer(
             vmo.check_range(start, size)
             if vmo.pages.backing.inode is not None:
                 raise NotSupported(f"{vmo} shows a file, whose pages are the file's")
-            vmo.pages.refuse_if_pinned("move pages", vmo.base + start, size)
+            vmo.pages.refuse_if_pinned("move pages", vmo.base + start, size, base=vmo.base)
+            vmo.refuse_if_discarded()
         if size:
             _move(origin, source_offset, to, offset, size)
 

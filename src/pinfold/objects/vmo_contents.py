@@ -6,11 +6,12 @@
 # commits nothing, and neither can end the process.
 from __future__ import annotations
 
+import errno
 from operator import index
 from typing import TYPE_CHECKING, Any, Final
 
-from pinfold.errors import NotSupported, OutOfRange
-from pinfold.memory.buffers import flat
+from pinfold.buffers import flat
+from pinfold.errors import HostError, NotFound, NotSupported, OutOfRange
 from pinfold.objects import page_ops
 from pinfold.objects.page_ops import letting_go
 from pinfold.objects.vmo_sizes import VmoSizes
@@ -70,11 +71,11 @@ class VmoContents(VmoSizes):
         with kernel.lock:
             target = self._within(_READ, offset, len(view))
             if _is_short(target, len(view)):
-                target.pages.read_into(view, target.base + offset)
+                _fill(target, view, offset)
                 return len(view)
             target.in_use += 1
         with letting_go(kernel, target):
-            target.pages.read_into(view, target.base + offset)
+            _fill(target, view, offset)
         return len(view)
 
     def _within(self, right: int, offset: int, size: int) -> VmoObject:
@@ -119,14 +120,14 @@ class VmoContents(VmoSizes):
         with kernel.lock:
             target = self._writable(offset, len(view))
             if _is_short(target, len(view)):
-                target.pages.write_from(view, target.base + offset)
+                _take(target, view, offset)
                 return len(view)
             target.in_use += 1
         with letting_go(kernel, target):
             if target.resizable:
                 self._write_under_lock(view, offset)
             else:
-                target.pages.write_from(view, target.base + offset)
+                _take(target, view, offset)
         return len(view)
 
     def _write_under_lock(self, view: memoryview, offset: int) -> None:
@@ -138,14 +139,16 @@ class VmoContents(VmoSizes):
             piece = view[at : at + _SHORT]
             with self._entry.process.kernel.lock:
                 target = self._writable(offset + at, len(piece))
-                target.pages.write_from(piece, target.base + offset + at)
+                _take(target, piece, offset + at)
 
     def _writable(self, offset: int, size: int) -> VmoObject:
         target = self._within(_WRITE, offset, size)
         length = target.pages.backing.length
         if target.base + offset + size > length:
             raise OutOfRange(
-                "the file behind the memory ends before that", asked=offset + size, limit=length
+                "the file behind the memory ends before that",
+                asked=offset + size,
+                limit=length - target.base,
             )
         return target
 
@@ -258,3 +261,26 @@ def _to_end(target: VmoObject, offset: int, size: int | None) -> int:
 def _is_short(target: VmoObject, size: int) -> bool:
     """True for what is moved in no time, from memory of ours, and so under the kernel's lock."""
     return size <= _SHORT and target.pages.backing.kind == "memfd"
+
+
+def _fill(target: VmoObject, view: memoryview, offset: int) -> None:
+    try:
+        target.pages.read_into(view, target.base + offset)
+    except HostError as error:
+        if error.errno != errno.EFAULT:
+            raise
+        raise _not_there(view) from error
+
+
+def _take(target: VmoObject, view: memoryview, offset: int) -> None:
+    try:
+        target.pages.write_from(view, target.base + offset)
+    except HostError as error:
+        if error.errno != errno.EFAULT:
+            raise
+        raise _not_there(view) from error
+
+
+def _not_there(view: memoryview) -> NotFound:
+    """The error for a buffer that lies over what cannot be accessed."""
+    return NotFound("the buffer cannot be accessed", asked=len(view), remedy="pass another")

@@ -6,13 +6,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from pinfold.errors import BadHandle, PinfoldError
+from pinfold.errors import BadHandle, InvalidArgs, PinfoldError
 from pinfold.objects.memory_object import VmoObject
 from pinfold.objects.resource import ResourceObject
 from pinfold.rights import Right
 
 if TYPE_CHECKING:
     from pinfold.objects.handle import Handle, HandleEntry
+    from pinfold.objects.kernel import Kernel
 
 _EXECUTE: Final = int(Right.EXECUTE)
 _VMEX: Final = 1  # ZX_RSRC_SYSTEM_VMEX_BASE
@@ -23,7 +24,7 @@ def replace_as_executable(handle: Handle[Any], vmex: Handle[Any] | None) -> Hand
     entry = handle._entry
     process = entry.process
     with process.kernel.lock:
-        refusal = _refusal(vmex)
+        refusal = _refusal(vmex, process.kernel)
         target = entry.object
         if target is None:
             raise BadHandle("the handle to be replaced is closed")
@@ -37,11 +38,14 @@ def replace_as_executable(handle: Handle[Any], vmex: Handle[Any] | None) -> Hand
             entry.close_locked()
 
 
-def _refusal(vmex: Handle[Any] | None) -> PinfoldError | None:
+def _refusal(vmex: Handle[Any] | None, kernel: Kernel) -> PinfoldError | None:
     if vmex is None:  # the policy of the process: it may
         return None
     try:
-        vmex._demand(ResourceObject, 0).check_system(_VMEX)
+        authority = vmex._demand(ResourceObject, 0)
+        if authority.kernel is not kernel:
+            return InvalidArgs(f"{authority} belongs to another kernel", remedy="make both in one")
+        authority.check_system(_VMEX)
     except PinfoldError as error:
         return error
     return None

@@ -46,6 +46,8 @@ class VmoSizes(Handle[VmoObject]):
           OutOfRange: more than a file can have.
           BadState: a page that would be cut off is pinned, or shown by a view; nothing changed.
           InvalidArgs: it is a snapshot of what lies so far up in its parent that it cannot grow so.
+          NoMemory, HostError: the host refuses; nothing changed. Unless it was to clear the tail of
+            the last page: then the object has its new size.
 
         Source: zx_vmo_set_size.
         """
@@ -148,7 +150,7 @@ class VmoSizes(Handle[VmoObject]):
           What had been discarded: it reads as zeros.
 
         Raises:
-          AccessDenied: without both READ and WRITE.
+          AccessDenied: with neither READ nor WRITE.
           NotSupported: not a discardable object.
           OutOfRange: not exactly all of it.
 

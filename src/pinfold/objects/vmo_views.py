@@ -74,9 +74,9 @@ class VmoViews(VmoContents):
 
     def statistics(self) -> VmoStatistics:
         """The object as a frozen record."""
-        target = self.object
-        with target.kernel.lock:
-            pages = target.pages
+        with self._entry.process.kernel.lock:
+            target = self._require(0)
+            pages, parent = target.pages, target.parent
             return VmoStatistics(
                 koid=target.koid,
                 name=target.name,
@@ -90,7 +90,7 @@ class VmoViews(VmoContents):
                 share_count=target.share_count,
                 views=len(target.views),
                 handles=target.handle_count,
-                parent_koid=self.parent_koid,
+                parent_koid=0 if parent is None else parent.koid,
                 children=len(target.children),
                 kind=pages.backing.kind,
                 cache_policy=target.cache_policy,

@@ -178,7 +178,7 @@ def check_map(options: int, vmo: VmoObject, vmo_rights: int, allowed: int) -> No
             raise NotSupported(
                 f"{vmo} is discardable: a touch may find it gone", remedy="add ALLOW_FAULTS"
             )
-        if vmo.resizable and vmo.kernel.strict:
+        if vmo.resizable and vmo.kernel.strict == "docs":
             raise NotSupported(
                 f"{vmo} is resizable: a touch may find its end moved", remedy="add ALLOW_FAULTS"
             )

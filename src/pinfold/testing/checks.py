@@ -74,8 +74,8 @@ def check_books(kernel: Kernel) -> None:
         counts: dict[Pages, Counter[int]] = {}
         for pinned in live:
             require(pinned.held, f"the ledger lists a dropped pin of {pinned.what}")
-            first = pinned.offset >> PAGE_SHIFT
-            pages = range(first, (pinned.offset + pinned.size) >> PAGE_SHIFT)
+            first = pinned.start >> PAGE_SHIFT
+            pages = range(first, (pinned.start + pinned.size) >> PAGE_SHIFT)
             counts.setdefault(pinned.pages, Counter()).update(pages)
         vmos = [m for m in kernel.objects(ObjectType.VMO) if isinstance(m, VmoObject)]
         for vmo in vmos:

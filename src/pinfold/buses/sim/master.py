@@ -7,8 +7,8 @@ from __future__ import annotations
 from operator import index
 from typing import TYPE_CHECKING, Final, SupportsIndex
 
+from pinfold.buffers import flat
 from pinfold.host import calls
-from pinfold.memory.buffers import flat
 from pinfold.rights import Perm
 from pinfold.units import KIB, MIB
 

@@ -1,6 +1,7 @@
 # Zircon's numbers: statuses, rights, options, topics.
 #
-# Source: the public headers named above each group. Numbers only; what they mean is in the calls.
+# Source: the public headers named above each group. Numbers only, and so many that this is the
+# longest of files; what they mean is in the calls.
 from __future__ import annotations
 
 from typing import Final

@@ -42,7 +42,7 @@ from pinfold.objects.object import KernelObject
 from pinfold.objects.process import Process
 from pinfold.objects.region import MapsRecord, VmarObject
 from pinfold.objects.resource_object import ResourceObject
-from pinfold.units import PAGE_SHIFT, UINT64_MAX
+from pinfold.units import PAGE_SHIFT
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -151,10 +151,9 @@ def _vmar(number: int, _: int) -> list[Any]:
 def _bti(number: int, _: int) -> list[Any]:
     target, _handle = _looked_up(number, BtiObject, _INSPECT)
     with target.kernel.lock:
-        limits = target.limits
-        reach = min(limits.apertures[-1].stop, 1 << target.space.address_bits, UINT64_MAX)
+        least, reach = target.limits.minimum_contiguity, target.address_space
         pins, quarantined = len(target.pins), len(target.quarantined)
-    return [InfoBti(limits.minimum_contiguity, reach, pins, quarantined)]
+    return [InfoBti(least, reach, pins, quarantined)]
 
 
 def _resource(number: int, _: int) -> list[Any]:
@@ -170,6 +169,7 @@ def _vmo(number: int, _: int) -> list[Any]:
     if target.immutable:  # said here, and not in the list of a process's memory
         flags |= zx.ZX_INFO_VMO_IMMUTABLE
     with target.kernel.lock:
+        handle._require(0)  # its memory is there: another thread may have closed the last handle
         return [_vmo_record(target, flags, handle._entry.rights)]
 
 

@@ -86,7 +86,7 @@ def zx_object_set_property(
     found = open_handle(number)
     found._require(zx.ZX_RIGHT_SET_PROPERTY)
     if prop == zx.ZX_PROP_NAME:
-        found.rename(bytes(_given(view, size)[: zx.ZX_MAX_NAME_LEN - 1]))
+        found.rename(bytes(_given(view, min(size, zx.ZX_MAX_NAME_LEN - 1))))
     elif prop == zx.ZX_PROP_VMO_CONTENT_SIZE:
         found._require(zx.ZX_RIGHT_WRITE)
         _check_room(size, _U64)

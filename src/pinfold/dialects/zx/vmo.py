@@ -293,7 +293,7 @@ def zx_vmo_op_range(
       INVALID_ARGS: there is no such operation.
       NOT_SUPPORTED: CACHE_INVALIDATE on a kernel without debug calls.
       ACCESS_DENIED: COMMIT, DECOMMIT, ZERO, CACHE_INVALIDATE without WRITE; the other cache
-        operations and PREFETCH without READ; LOCK, TRY_LOCK, UNLOCK without both.
+        operations and PREFETCH without READ; LOCK, TRY_LOCK, UNLOCK with neither.
 
     Of COMMIT, then:
       NOT_SUPPORTED: device memory.
