@@ -29,18 +29,12 @@ def run(scale: Scale) -> Iterator[Row]:
                 for _ in range(count):
                     Vmo(MIB, process=process).close()
 
-            def make_raw(count: int) -> None:
-                for _ in range(count):
-                    own = os.memfd_create("bench", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-                    os.ftruncate(own, MIB)
-                    os.close(own)
-
             subjects: dict[str, Subject] = {
-                "read": _loop(lambda: vmo.read(0, _BYTES)),
-                "read_into": _loop(lambda: vmo.read_into(buffer, 0)),
-                "pread": _loop(lambda: os.pread(fd, _BYTES, 0)),
-                "write": _loop(lambda: vmo.write(data, 0)),
-                "pwrite": _loop(lambda: os.pwrite(fd, data, 0)),
+                "read": loop(lambda: vmo.read(0, _BYTES)),
+                "read_into": loop(lambda: vmo.read_into(buffer, 0)),
+                "pread": loop(lambda: os.pread(fd, _BYTES, 0)),
+                "write": loop(lambda: vmo.write(data, 0)),
+                "pwrite": loop(lambda: os.pwrite(fd, data, 0)),
                 "make": make,
                 "make raw": make_raw,
             }
@@ -66,7 +60,17 @@ def run(scale: Scale) -> Iterator[Row]:
     )
 
 
-def _loop(act: Callable[[], object]) -> Subject:
+def make_raw(count: int) -> None:
+    """What making and closing a memory object asks of the kernel, and no more."""
+    for _ in range(count):
+        own = os.memfd_create("bench", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        os.ftruncate(own, MIB)
+        os.close(own)
+
+
+def loop(act: Callable[[], object]) -> Subject:
+    """Do it so many times."""
+
     def subject(count: int) -> None:
         for _ in range(count):
             act()

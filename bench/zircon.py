@@ -10,8 +10,9 @@ from __future__ import annotations
 import ctypes
 import mmap
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
+from bench.bytes_io import loop, make_raw
 from bench.mapping import raw_pair
 from bench.measure import Row, Scale, Subject, Timing, against, interleave
 from bench.rig import RW, rig
@@ -50,12 +51,6 @@ def run(scale: Scale) -> Iterator[Row]:
                     zx.zx_vmo_create(MIB, 0, out)
                     zx.zx_handle_close(out.value)
 
-            def raw_create(count: int) -> None:
-                for _ in range(count):
-                    own = os.memfd_create("bench", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-                    os.ftruncate(own, MIB)
-                    os.close(own)
-
             def zx_map(count: int) -> None:
                 for _ in range(count):
                     zx.zx_vmar_map(root, _SHOWN, 0, memory, 0, PAGE_SIZE, out)
@@ -65,9 +60,9 @@ def run(scale: Scale) -> Iterator[Row]:
                 "pin": pin,
                 "zx pin": zx_pin,
                 "zx create": zx_create,
-                "create": raw_create,
-                "zx read": _loop(lambda: zx.zx_vmo_read(memory, buffer, 0, _BYTES)),
-                "read": _loop(lambda: os.preadv(fd, [buffer], 0)),
+                "create": make_raw,
+                "zx read": loop(lambda: zx.zx_vmo_read(memory, buffer, 0, _BYTES)),
+                "read": loop(lambda: os.preadv(fd, [buffer], 0)),
                 "zx map": zx_map,
                 "map": raw_map,
             }
@@ -129,11 +124,3 @@ def _snapshot(scale: Scale) -> Iterator[Row]:
         timings["move"],
         scale,
     )
-
-
-def _loop(act: Callable[[], object]) -> Subject:
-    def subject(count: int) -> None:
-        for _ in range(count):
-            act()
-
-    return subject

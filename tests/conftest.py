@@ -23,7 +23,16 @@ settings.register_profile("long", max_examples=2000, deadline=None)
 settings.load_profile("ci")
 
 
-WHOLE_PROGRAMS = {"bench", "cli", "dialects", "docs", "examples", "faults", "stateful"}
+WHOLE_PROGRAMS = {
+    "bench",
+    "cli",
+    "dialects",
+    "docs",
+    "examples",
+    "faults",
+    "regress",
+    "stateful",
+}
 """Folders whose tests run whole programs, sweeps, machines, or thousands of combinations:
 `./check fast` leaves them out. The conformance cases, which go through the dialects, stay."""
 

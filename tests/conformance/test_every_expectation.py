@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from .slips import Step
 
 
+pytestmark = pytest.mark.slow
+
+
 def other_status(expect: Any) -> Any:
     """What holds exactly when ``expect`` does not."""
     match expect:

@@ -25,6 +25,8 @@ from pinfold.testing import check_books
 
 from .pages import PAGE, SNAPSHOTS, number, numbers
 
+pytestmark = pytest.mark.slow
+
 C = VmoChild
 MOST = 6
 PAGES = st.integers(0, MOST - 1)

@@ -1,4 +1,4 @@
-"""A descriptor was adopted with dup(2), which shares the caller's position in the file and O_APPEND.
+"""A descriptor was adopted with dup(2), which shares the caller's position and O_APPEND with it.
 
 Looking for data (lseek) moved the position under the caller's feet: its next write went over bytes
 in the middle of its own file. And of a descriptor for appending every write, a device's too, went
@@ -70,15 +70,16 @@ def test_the_position_stays_behind_a_device_window(memory: int) -> None:
 
 
 def test_a_caller_that_goes_on_writing_its_file_loses_nothing(tmp_path: Path) -> None:
-    """What could have happened: the write went over the first page instead of the end."""
+    """What could have happened: the new number of the header went to the end of the file."""
     path = tmp_path / "log"
     with path.open("w+b", buffering=0) as file:
-        file.write(b"A" * 2 * PAGE)
+        file.write(b"HDR-000." + b"A" * 2 * PAGE)
+        file.seek(4)
         with pf.Vmo.from_fd(file.fileno()) as vmo:
             vmo.statistics()
             vmo.committed_ranges()
-            file.write(b"C" * 100)
-    assert path.read_bytes() == b"A" * 2 * PAGE + b"C" * 100
+            file.write(b"001")
+    assert path.read_bytes() == b"HDR-001." + b"A" * 2 * PAGE
 
 
 @pytest.fixture

@@ -119,7 +119,7 @@ def part_of(whole: Backing, base: int, size: int) -> Backing:
 
 
 def is_memory_of(fd: int, backings: Iterable[Backing]) -> Backing | None:
-    """Which of ``backings`` is the memfd of our own that ``fd`` is too; None for any other file.
+    """Which of ``backings`` is memory of our own that ``fd`` is too; None for any other file.
 
     Raises:
       HostError: ``fd`` is not open.
@@ -129,7 +129,7 @@ def is_memory_of(fd: int, backings: Iterable[Backing]) -> Backing | None:
             return None
         file = calls.fstat(fd)
         for backing in backings:
-            if backing.kind == "memfd" and os.path.samestat(calls.fstat(backing.fd), file):
+            if backing.inode is None and os.path.samestat(calls.fstat(backing.fd), file):
                 return backing
     return None
 

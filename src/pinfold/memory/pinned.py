@@ -74,6 +74,7 @@ class PinnedRange:
     """
 
     __slots__ = (
+        "_freed",
         "_ledger",
         "_locked",
         "_pages",
@@ -120,6 +121,8 @@ class PinnedRange:
         self._ledger = ledger
         self._window: Window | None = None
         self._locked = False
+        self._freed: int | None = None
+        """Pages that the end of the pin has let go; None before it was told to them."""
         first, last = start >> PAGE_SHIFT, (start + size) >> PAGE_SHIFT
         fresh = pages.pin(first, last)
         try:
@@ -198,10 +201,12 @@ class PinnedRange:
         """
         if not self.held or self._window is not None:
             raise BadState("a pinned range is dropped once, and after it was loosened")
+        # A step that is done is not done again, should the next be broken off and this be retried.
+        if self._freed is None:
+            start = self.start
+            self._freed = self._pages.unpin(start >> PAGE_SHIFT, (start + self.size) >> PAGE_SHIFT)
+        self._ledger.discharge(self, self._freed)
         self.held = False
-        start = self.start
-        freed = self._pages.unpin(start >> PAGE_SHIFT, (start + self.size) >> PAGE_SHIFT)
-        self._ledger.discharge(self, freed)
 
     # What a bus may do with it ------------------------------------------------------------------
 

@@ -173,7 +173,7 @@ class Bti(Handle[BtiObject]):
 
     def _pin(
         self,
-        vmo: Handle[Any],
+        vmo: Any,
         offset: int,
         size: int | None,
         bits: int,
@@ -192,9 +192,15 @@ class Bti(Handle[BtiObject]):
                 raise _misaligned(offset, wanted)
             if count is not None and count > MOST_ADDRESSES:
                 raise _too_many(count)
-            source = memory_of(vmo, kernel)
+            found = vmo._entry.object if isinstance(vmo, Handle) else None
+            if isinstance(found, VmoObject) and found.kernel is kernel:  # spares a call
+                source = found
+            else:
+                source = memory_of(vmo, kernel)
+            length = source.length
+            end = source.pages.backing.size if length is None else length  # its size
             if size is None:
-                wanted = max(source.size - offset, 0)
+                wanted = max(end - offset, 0)
             granted = vmo._entry.rights
             missing = (_MAP | RIGHTS_FOR_PERMS[bits & ALL_PERMS]) & ~granted
             if missing:
@@ -212,9 +218,9 @@ class Bti(Handle[BtiObject]):
                     limit=_OPTIONS if count is not None else ALL_PERMS,
                     remedy="use the bits of Perm, and one form of addresses",
                 )
-            if not wanted and (size is not None or offset <= source.size):
+            if not wanted and (size is not None or offset <= end):
                 raise InvalidArgs("a pin of no pages", asked=0, remedy="pin at least one page")
-            if offset + wanted > source.size:
+            if offset + wanted > end:
                 raise _leaves(source, offset + wanted)
             if source.discarded:
                 source.refuse_if_discarded()

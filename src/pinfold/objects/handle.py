@@ -62,7 +62,7 @@ class HandleEntry:
             return
         self.object = None
         self.face = None
-        self.process.remove(self.value)
+        del self.process.handles[self.value]
         target.handle_count -= 1
         if self.process.kernel.waiters:
             self._cancel_waits()

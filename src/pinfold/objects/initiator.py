@@ -167,8 +167,9 @@ class BtiObject(KernelObject):
                 # holds its pages is where release_quarantine() finds it. No call is made here.
                 if token.koid in self.pins:
                     token.leaving = False
-                    token.state = PmtState.STUCK
-                    self.quarantined[token.koid] = token
+                    if entry.value not in entry.process.handles:  # else nothing happened yet
+                        token.state = PmtState.STUCK
+                        self.quarantined[token.koid] = token
                 raise
         self.unpin_marked(token)
 
@@ -242,7 +243,13 @@ class BtiObject(KernelObject):
 
     def mark_quarantined(self) -> list[PmtObject]:
         """The tokens that may be released, marked as leaving: nobody else releases them."""
-        tokens = [token for token in self.quarantined.values() if not token.leaving]
+        # Those, too, that were to go to quarantine and did not get there: a RecursionError may come
+        # between the end of the last handle and that.
+        tokens = [
+            token
+            for token in self.pins.values()
+            if not token.leaving and (token.koid in self.quarantined or not token.handle_count)
+        ]
         for token in tokens:
             token.leaving = True
         return tokens
@@ -250,9 +257,8 @@ class BtiObject(KernelObject):
     # Quarantine ---------------------------------------------------------------------------------
 
     def quarantine(self, token: PmtObject) -> None:
-        """A token's last handle went away without unpin. Called with the kernel's lock held."""
-        token.state = PmtState.QUARANTINED
-        self.quarantined[token.koid] = token
+        """A token's last handle went away without unpin: it has just been listed among the
+        quarantined. Called with the kernel's lock held."""
         pinned = token.pinned
         self._warn(
             "%s: a pin of %s [%#x, %#x) was dropped without unpin and is in quarantine; "

@@ -121,8 +121,8 @@ class Kernel:
 
     def forget(self, member: KernelObject) -> None:
         """Strike an object out."""
-        self._objects.pop(member.koid, None)
-        self._listed.pop(member.koid, None)
+        if self._objects.pop(member.koid, None) is None:
+            self._listed.pop(member.koid, None)
 
     def objects(self, kind: ObjectType | None = None) -> list[KernelObject]:
         """The live objects, oldest first; of one kind, or all."""

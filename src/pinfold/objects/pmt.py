@@ -111,6 +111,9 @@ class PmtObject(KernelObject):
     def on_zero_handles(self) -> None:
         """The last handle went away. Unless it was unpinned: quarantine."""
         if self.state is PmtState.PINNED and not self.leaving:
+            # First of all, and with no call that could fail: this is where a release finds it.
+            self.state = PmtState.QUARANTINED
+            self.bti.quarantined[self.koid] = self
             self.bti.quarantine(self)
 
     def settle(self) -> None:

@@ -81,7 +81,8 @@ class Process(KernelObject):
         Raises:
           BadState: the process has ended.
         """
-        self._check_alive()
+        if not self.alive:
+            self._check_alive()
         value = (next(self._numbers) << 2 & 0xFFFF_FFFC) ^ self._scramble | 3
         while value in self.handles:  # after a billion handles, old values may still be open
             value = (next(self._numbers) << 2 & 0xFFFF_FFFC) ^ self._scramble | 3
@@ -122,10 +123,6 @@ class Process(KernelObject):
                 handles=len(self.handles),
                 address_space=0 if region is None else region.region.stop - region.region.base,
             )
-
-    def remove(self, value: int) -> None:
-        """Take a closed handle out of the table."""
-        del self.handles[value]
 
     def exit(self) -> None:
         """End the process: unmap its memory, close its handles newest first.

@@ -282,9 +282,6 @@ class Vmo(VmoRelatives):
             opened anew; it is the memory of an object of this kernel (``.holder``).
           HostError: ``fd`` is not open.
         """
-        process = process or current_process()
-        with process.kernel.lock:
-            refuse_own(process.kernel, fd)
         return cls._over(adopted(fd), name, process)
 
     @classmethod
@@ -312,7 +309,7 @@ class Vmo(VmoRelatives):
     def _over(cls, backing: Backing, name: str, process: Process | None) -> Vmo:
         process = process or current_process()
         made = cls.__new__(cls)
-        made._adopt(process, backing, name)
+        made._adopt(process, backing, name, finish=lambda _: refuse_own(process.kernel, backing.fd))
         return made
 
 

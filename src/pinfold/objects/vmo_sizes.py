@@ -98,6 +98,7 @@ class VmoSizes(Handle[VmoObject]):
           OutOfRange: more than the object has.
           BadState: it is not cached, and a part of a page would have to be written; a view of such
             a mapping shows what would be hidden (``.holder``). Nothing changed.
+          NoMemory, HostError: the host refuses to change what a mapping shows; see above.
 
         Source: zx_vmo_set_stream_size.
         """

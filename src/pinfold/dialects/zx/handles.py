@@ -36,7 +36,9 @@ _HANDLE_BYTES: Final = 4
 def zx_handle_close(handle: int) -> None:
     """Close a handle: ``zx_handle_close(zx_handle_t)``. ZX_HANDLE_INVALID is no error.
 
-    Errors:
+    What is mapped or pinned stays so. A token of pinned memory goes to quarantine.
+
+    Errors, in this order:
       BAD_HANDLE: the number names nothing.
     """
     number = u32(handle)
@@ -52,8 +54,9 @@ def zx_handle_close_many(handles: Any, num_handles: int) -> None:
 
     Args:
       handles: a buffer of native 32-bit unsigned numbers.
+      num_handles: how many of them; not bytes.
 
-    Errors:
+    Errors, in this order:
       INVALID_ARGS: NULL, or an array shorter than that; nothing was closed.
       BAD_HANDLE: a number names nothing, or was there before; all the others are closed.
     """
@@ -77,6 +80,8 @@ def zx_handle_duplicate(handle: int, rights: int, out: Out | None) -> None:
     """Another handle to the same object:
     ``zx_handle_duplicate(zx_handle_t, zx_rights_t, zx_handle_t*)``.
 
+    After an error there is no new handle, and the old one is as it was.
+
     Errors, in this order:
       BAD_HANDLE: the number names nothing.
       ACCESS_DENIED: the handle lacks DUPLICATE.
@@ -93,8 +98,8 @@ def zx_handle_replace(handle: int, rights: int, out: Out | None) -> None:
     """A new number, and perhaps fewer rights, in a handle's place:
     ``zx_handle_replace(zx_handle_t, zx_rights_t, zx_handle_t*)``.
 
-    The old number is gone after every failure but the first. A token of pinned memory whose
-    replacement fails goes to quarantine.
+    The old number is gone after every failure but the first, and there is no new one. A token of
+    pinned memory whose replacement fails goes to quarantine.
 
     Errors, in this order:
       BAD_HANDLE: the number names nothing.
@@ -110,7 +115,7 @@ def zx_handle_replace(handle: int, rights: int, out: Out | None) -> None:
 def zx_handle_check_valid(handle: int) -> int:
     """Whether a number names a handle: ``zx_handle_check_valid(zx_handle_t)``.
 
-    Its shape is looked at first.
+    Its shape is looked at first. Nothing changes.
 
     Errors, in this order:
       INVALID_ARGS: ZX_HANDLE_INVALID.
@@ -130,11 +135,13 @@ def zx_object_wait_one(handle: int, signals: int, deadline: int, observed: Out |
     """Wait until an object asserts one of some signals, or the deadline comes:
     ``zx_object_wait_one(zx_handle_t, zx_signals_t, zx_time_t, zx_signals_t*)``.
 
-    ``observed`` gets all its signals at that moment; after TIMED_OUT and CANCELED as well.
+    It changes nothing. Only memory objects have a signal here: ZX_VMO_ZERO_CHILDREN.
 
     Args:
       deadline: nanoseconds of ZX_CLOCK_MONOTONIC, which is `time.monotonic_ns` here; one that has
         passed asks and does not wait, ZX_TIME_INFINITE waits for ever.
+      observed: gets all its signals at that moment; after TIMED_OUT and CANCELED as well. NULL is
+        no error.
 
     Errors, in this order:
       BAD_HANDLE: the number names nothing.
@@ -163,12 +170,18 @@ def zx_object_wait_one(handle: int, signals: int, deadline: int, observed: Out |
 def handle_transfer(handle: int, process: Process, out: Out | None) -> None:
     """Move a handle to another process, as writing it to a channel and reading it there would.
 
+    After an error, except the last, the handle stays where it was.
+
+    Args:
+      process: of the same kernel; a `Process`, not a number.
+      out: gets the number that names it there.
+
     Errors, in this order:
       BAD_HANDLE: the number names nothing.
       ACCESS_DENIED: the handle lacks TRANSFER.
       INVALID_ARGS: the process is of another kernel.
       BAD_STATE: the process has ended.
-      INVALID_ARGS: ``out`` is NULL; the handle is gone.
+      INVALID_ARGS: ``out`` is NULL; the handle is closed in both processes.
     """
     number = u32(handle)
     slot(out)
@@ -181,13 +194,24 @@ def handle_transfer(handle: int, process: Process, out: Out | None) -> None:
 
 
 def zx_process_self() -> int:
-    """A handle to the current process, which keeps it; the same each time, unless it was closed."""
+    """A handle to the current process: ``zx_handle_t zx_process_self(void)``.
+
+    The process keeps it: it is the same each time, unless it was closed.
+
+    Raises:
+      BadState: the process has ended. As in C there is no status to return.
+    """
     return number_of(current_process().self_handle)
 
 
 def zx_vmar_root_self() -> int:
-    """A handle to the root region of the current process, which keeps it; as `zx_process_self`.
+    """A handle to the root region of the current process: ``zx_handle_t zx_vmar_root_self(void)``.
 
-    The address space is reserved when it is first asked for.
+    The process keeps it, as that of `zx_process_self`. The address space is reserved when it is
+    first asked for.
+
+    Raises:
+      BadState: the process has ended. As in C there is no status to return.
+      NoMemory: the address space cannot be reserved; the next call tries again.
     """
     return number_of(current_process().root)

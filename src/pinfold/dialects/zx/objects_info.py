@@ -68,11 +68,19 @@ def zx_object_get_info(
     """What is known of an object:
     ``zx_object_get_info(zx_handle_t, uint32_t, void*, size_t, size_t*, size_t*)``.
 
-    ``actual`` gets the number of records written, ``avail`` the number there are; after
-    BUFFER_TOO_SMALL as well. Both may be NULL. `unpack` takes the buffer apart.
-
     Topics that give one record want room for it. Topics that give several fill what there is room
-    for, and it is no error if that is nothing.
+    for, and it is no error if that is nothing. `unpack` takes the buffer apart. Addresses and sizes
+    in the records are absolute, and bytes; the older versions of ZX_INFO_PROCESS_MAPS count pages.
+
+    After an error neither the buffer nor the counts are written, except the counts after
+    BUFFER_TOO_SMALL.
+
+    Args:
+      topic: ZX_INFO_*. ZX_INFO_HANDLE_VALID looks at nothing but the handle.
+      buffer_size: bytes, which need not be whole records.
+      actual: gets the number of records written; of ZX_INFO_HANDLE_TABLE, where ``buffer`` and
+        ``avail`` are NULL, the number that there are. NULL is no error.
+      avail: gets the number of records that there are. NULL is no error.
 
     Errors, in this order:
       NOT_SUPPORTED: the topic is not one of those here (`TOPICS`, ZX_INFO_HANDLE_VALID).
@@ -80,10 +88,13 @@ def zx_object_get_info(
       WRONG_TYPE: the topic is about another type of object.
       ACCESS_DENIED: the handle lacks INSPECT; for ZX_INFO_HANDLE_TABLE also MANAGE_PROCESS or
         MANAGE_THREAD. ZX_INFO_HANDLE_BASIC and ZX_INFO_VMO ask for no right.
-      BAD_STATE: the region is destroyed, or the process has ended.
-      INVALID_ARGS: something is to be written, and the buffer is NULL, read-only or shorter than
-        ``buffer_size``.
+      BAD_STATE: the region is destroyed (ZX_INFO_VMAR_MAPS), or the process has ended
+        (ZX_INFO_PROCESS_MAPS, ZX_INFO_PROCESS_VMOS).
+      NO_MEMORY: the address space of the process had to be reserved for its record, and there is no
+        room (the same two).
       BUFFER_TOO_SMALL: ``buffer_size`` has no room for the one record.
+      INVALID_ARGS: a record is to be written, and the buffer is NULL, read-only or shorter than
+        ``buffer_size``.
     """
     number, topic = u32(handle), u32(topic)
     view, room = pointed(buffer), u64(buffer_size)

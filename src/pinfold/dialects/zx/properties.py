@@ -28,7 +28,12 @@ def zx_object_get_property(
 ) -> None:
     """Read a property: ``zx_object_get_property(zx_handle_t, uint32_t, void*, size_t)``.
 
-    ZX_PROP_NAME has 32 bytes, ZX_PROP_VMO_CONTENT_SIZE 8, a native unsigned number.
+    ZX_PROP_NAME has 32 bytes, the last of them 0; ZX_PROP_VMO_CONTENT_SIZE has 8, a native unsigned
+    number: the stream size in bytes. What lies behind them in the buffer is not touched. After an
+    error none of it is.
+
+    Args:
+      value_size: bytes that there is room for.
 
     Errors, in this order:
       INVALID_ARGS: ``value`` is NULL.
@@ -68,18 +73,37 @@ def zx_object_set_property(
 ) -> None:
     """Set a property: ``zx_object_set_property(zx_handle_t, uint32_t, const void*, size_t)``.
 
-    Of a name 31 bytes are kept, up to the first NUL. A content size beyond the end of the object is
-    kept as it is; see `Vmo.set_content_size`.
+    ZX_PROP_NAME: 31 bytes are kept, up to the first NUL, and no more are read. The name is the
+    object's, through whatever handle.
+
+    ZX_PROP_VMO_CONTENT_SIZE: a native unsigned number of 8 bytes, the stream size in bytes. One
+    beyond the end of the object is kept as it is; a smaller one is zx_vmo_set_stream_size's.
+
+    After an error the property is as it was; after NO_MEMORY, bytes beyond the former stream size
+    may have been cleared.
+
+    Args:
+      value_size: bytes of ``value``.
 
     Errors, in this order:
       INVALID_ARGS: ``value`` is NULL.
       BAD_HANDLE: the number names nothing.
-      ACCESS_DENIED: the handle lacks SET_PROPERTY; for the content size also WRITE.
+      ACCESS_DENIED: the handle lacks SET_PROPERTY.
       NOT_SUPPORTED: there is no such property.
-      BUFFER_TOO_SMALL: a content size has 8 bytes.
-      INVALID_ARGS: ``value`` is shorter than ``value_size``; for the content size, after the next.
-      WRONG_TYPE: the object has no name, or is no memory object.
-      NOT_SUPPORTED, BAD_STATE: as zx_vmo_set_stream_size.
+
+    Of ZX_PROP_NAME, then:
+      INVALID_ARGS: ``value`` is shorter than ``value_size`` and than 31 bytes.
+      WRONG_TYPE: the object has no name.
+
+    Of ZX_PROP_VMO_CONTENT_SIZE, then:
+      ACCESS_DENIED: the handle lacks WRITE.
+      BUFFER_TOO_SMALL: ``value_size`` is less than 8.
+      WRONG_TYPE: the object is no memory object.
+      INVALID_ARGS: ``value`` is shorter than ``value_size``.
+      NOT_SUPPORTED: contiguous or device memory.
+      BAD_STATE: a Python view shows what a mapping would hide; not cached, and a part of a page
+        would have to be cleared.
+      NO_MEMORY: the host is out of mappings.
     """
     number, prop = u32(handle), u32(property)
     view, size = _there(value), u64(value_size)

@@ -140,6 +140,7 @@ def zx_vmar_map(
       ALREADY_EXISTS: SPECIFIC, and something is there.
       NO_RESOURCES: no gap is large enough.
       BAD_STATE: a live Python view shows what would be replaced.
+      ACCESS_DENIED: the host does not let the file behind a real window be mapped so.
       NO_MEMORY: the host is out of mappings or of memory.
       IO: MAP_RANGE, and a page of a file cannot be read.
       INVALID_ARGS: ``mapped_addr`` is NULL.

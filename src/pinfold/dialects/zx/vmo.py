@@ -237,6 +237,7 @@ def zx_vmo_set_stream_size(handle: int, size: int) -> None:
       OUT_OF_RANGE: more than the object has.
       BAD_STATE: a Python view shows what a mapping would hide; not cached, and a part of a page
         would have to be cleared.
+      NO_MEMORY: the host refuses to change what a mapping shows; the size is as before.
     """
     handle, size = u32(handle), u64(size)
     handle_of(handle, Vmo).set_stream_size(size)
