@@ -33,6 +33,9 @@ TIB: int = 1 << 40
 
 UINT64_MAX: int = (1 << 64) - 1
 
+FILE_LIMIT: int = (1 << 63) - PAGE_SIZE
+"""Where Linux maps no file any more: what an offset in one can say, in whole pages."""
+
 
 class ByteRange(NamedTuple):
     """The half-open range of bytes ``[start, stop)``."""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from pinfold.dialects import Out, zx
+from tests.user_memory import poke
 
 from . import kinds, memory, words
 from .expressions import Unknown
@@ -353,7 +354,7 @@ class Calls(Machine):
 
     def mem_write(self, *, addr: Any, data: Any) -> Done:
         source = words.data(data, self.symbols)
-        stored = memory.poke(self.number(addr), source)
+        stored = poke(self.number(addr), source)
         return self.done(zx.ZX_OK) if stored == len(source) else FAULT
 
     def process_read_memory(self, *, addr: Any, length: Any) -> Done:
@@ -362,7 +363,7 @@ class Calls(Machine):
 
     def process_write_memory(self, *, addr: Any, length: Any) -> Done:
         source = bytes([_UNTOUCHED]) * self.number(length)
-        stored = memory.poke(self.number(addr), source)
+        stored = poke(self.number(addr), source)
         return self.done(zx.ZX_OK, result=stored) if stored else FAULT
 
 

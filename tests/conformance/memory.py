@@ -1,36 +1,15 @@
-# Loads and stores as a program makes them, and what the host's kernel says is mapped.
-#
-# They go through the kernel (process_vm_readv, process_vm_writev on this very process), which
-# honours the protection of a mapping and the end of its file as a load does, and answers a fault
-# with EFAULT where a load would end the process.
+# What a program reads, and what the host's kernel says is mapped.
 from __future__ import annotations
 
-import errno
-import os
 from pathlib import Path
 
-from pinfold.host import calls
 from pinfold.units import PAGE_SIZE
+from tests.user_memory import load
 
 
 def peek(address: int, length: int) -> bytes:
     """The bytes there, up to the first that faults."""
-    try:
-        return calls.process_vm_read(os.getpid(), address, length)
-    except OSError as error:
-        if error.errno != errno.EFAULT:
-            raise
-        return b""
-
-
-def poke(address: int, data: bytes) -> int:
-    """Write there, up to the first byte that faults; how many bytes that is."""
-    try:
-        return calls.process_vm_write(os.getpid(), address, data)
-    except OSError as error:
-        if error.errno != errno.EFAULT:
-            raise
-        return 0
+    return load(address, length) or b""
 
 
 def host_protections(base: int, pages: int) -> list[list[str]]:

@@ -11,7 +11,8 @@ import pytest
 from pinfold import Process, Right
 from pinfold.dialects import Out, zx
 from pinfold.testing import HostCalls
-from tests.objects.vmar.world import P, World, agree, kernel_maps, reads, shown, writes
+from tests.objects.vmar.world import P, World, agree, kernel_maps, shown
+from tests.user_memory import load, store
 
 RW = zx.ZX_VM_PERM_READ | zx.ZX_VM_PERM_WRITE
 CAN_RW = zx.ZX_VM_CAN_MAP_READ | zx.ZX_VM_CAN_MAP_WRITE
@@ -46,14 +47,14 @@ def allocated(vmar: int, options: int, offset: int, size: int) -> tuple[int, int
 def test_map_protect_unmap(world: World) -> None:
     """Source: zx_vmar_map, zx_vmar_protect, zx_vmar_unmap."""
     address = mapped(world)
-    assert writes(address + P, b"x")
+    assert store(address + P, b"x")
     ok(zx.zx_vmar_protect(world.root.value, zx.ZX_VM_PERM_READ, address, P + 1))
-    assert not writes(address + P, b"y")
-    assert writes(address + 2 * P, b"z")
+    assert not store(address + P, b"y")
+    assert store(address + 2 * P, b"z")
     ok(zx.zx_vmar_protect(world.root.value, 0, address, P))
-    assert reads(address) is None
+    assert load(address) is None
     ok(zx.zx_vmar_unmap(world.root.value, address, 4 * P - 1))
-    assert [reads(address + page * P) for page in range(4)] == [None] * 4
+    assert [load(address + page * P) for page in range(4)] == [None] * 4
     ok(zx.zx_vmar_unmap(world.root.value, address, P))  # a hole
     agree(world)
 
@@ -70,12 +71,12 @@ def test_a_region_has_its_documented_rights_and_its_own_numbers(world: World) ->
     out = Out()
     ok(zx.zx_vmar_map(inner, RW, 0, world.vmo.value, P, P, out))
     assert out.value == low
-    assert reads(low) == b"\2"
+    assert load(low) == b"\2"
     assert [record.name for record in world.root.maps()] == ["root", "useralloc", "useralloc", "m"]
     ok(zx.zx_handle_close(inner))  # frees nothing
-    assert reads(low) == b"\2"
+    assert load(low) == b"\2"
     ok(zx.zx_vmar_destroy(number))
-    assert reads(low) is None
+    assert load(low) is None
     assert zx.zx_vmar_destroy(number) == zx.ZX_ERR_BAD_STATE
     assert zx.zx_vmar_map(number, RW, 0, world.vmo.value, 0, P, Out()) == zx.ZX_ERR_BAD_STATE
     ok(zx.zx_handle_close(number))
@@ -102,7 +103,7 @@ def test_a_mapping_nobody_can_be_told_of_is_undone(world: World) -> None:
         status = zx.zx_vmar_map(world.root.value, overwrite, P, world.vmo.value, 0, P, None)
     assert status == zx.ZX_ERR_INVALID_ARGS
     assert made.names == ["mmap", "mmap"]  # mapped, and unmapped again
-    assert [reads(old + page * P) for page in range(4)] == [b"\1", None, b"\3", b"\4"]
+    assert [load(old + page * P) for page in range(4)] == [b"\1", None, b"\3", b"\4"]
     agree(world)
 
 
@@ -140,7 +141,7 @@ def test_the_range_of_memory_may_end_below_64_bits(world: World) -> None:
     assert zx.zx_vmar_map(*args, last, P, out) == zx.ZX_ERR_OUT_OF_RANGE
     assert zx.zx_vmar_map(*args, 0, (1 << 64) - 1, out) == zx.ZX_ERR_OUT_OF_RANGE
     ok(zx.zx_vmar_map(*args, last - P, P, out))
-    assert reads(out.value) is None
+    assert load(out.value) is None
     ok(zx.zx_vmar_unmap(world.root.value, out.value, P))
 
 
@@ -158,7 +159,7 @@ def test_an_upper_limit(world: World) -> None:
     options = zx.ZX_VM_PERM_READ | zx.ZX_VM_OFFSET_IS_UPPER_LIMIT
     ok(zx.zx_vmar_map(world.root.value, options, 3 * P, world.vmo.value, 2 * P, 2 * P, out))
     assert out.value == world.root.base
-    assert (reads(out.value), reads(out.value + P)) == (b"\3", b"\4")
+    assert (load(out.value), load(out.value + P)) == (b"\3", b"\4")
     args = (world.root.value, options, 3 * P, world.vmo.value, 0, 2 * P, Out())
     assert zx.zx_vmar_map(*args) == zx.ZX_ERR_NO_RESOURCES
 
@@ -185,7 +186,7 @@ def test_a_mapping_ends_with_the_stream(world: World) -> None:
     address = mapped(world, options)
     for size, pages in ((P + 1, 2), (0, 0), (4 * P, 4)):
         ok(zx.zx_vmo_set_stream_size(world.vmo.value, size))
-        seen = [reads(address + page * P) is not None for page in range(4)]
+        seen = [load(address + page * P) is not None for page in range(4)]
         assert seen == [page < pages for page in range(4)]
         agree(world)
     ok(zx.zx_vmo_set_stream_size(world.vmo.value, P))
@@ -199,7 +200,7 @@ def test_a_slice_shows_its_own_pages_only(world: World) -> None:
     out, address = Out(), Out()
     ok(zx.zx_vmo_create_child(world.vmo.value, zx.ZX_VMO_CHILD_SLICE, P, P, out))
     ok(zx.zx_vmar_map(world.root.value, RW, 0, out.value, 0, 3 * P, address))
-    assert [reads(address.value + page * P) for page in range(3)] == [b"\2", None, None]
+    assert [load(address.value + page * P) for page in range(3)] == [b"\2", None, None]
     ok(zx.zx_handle_close(out.value))
 
 
@@ -219,7 +220,7 @@ def test_operations_on_pages(world: World) -> None:
     for hint in ("MAP_RANGE", "DONT_NEED", "ALWAYS_NEED", "PREFETCH"):
         ok(op(getattr(zx, f"ZX_VMAR_OP_{hint}"), 0, 4 * P))
     assert world.vmo.statistics().attributed == 3 * P
-    assert [reads(address + page * P) for page in range(4)] == [b"\1", b"\0", b"\0", b"\4"]
+    assert [load(address + page * P) for page in range(4)] == [b"\1", b"\0", b"\0", b"\4"]
     assert op(zx.ZX_VMAR_OP_COMMIT, 0, 5 * P) == zx.ZX_ERR_BAD_STATE
 
 

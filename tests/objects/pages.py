@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import errno
-import os
 from typing import TYPE_CHECKING
 
 import pinfold as pf
-from pinfold.host import calls
 from pinfold.objects.vmo import VmoChild
 
 if TYPE_CHECKING:
@@ -57,26 +54,6 @@ def holes(vmo: pf.Vmo) -> list[int]:
     """The pages without memory."""
     committed = {at for low, high in vmo.committed_ranges() for at in range(low, high, PAGE)}
     return [at // PAGE for at in range(0, vmo.size, PAGE) if at not in committed]
-
-
-def load(address: int, size: int = 1) -> bytes | None:
-    """The bytes at an address; None where a load would end the process."""
-    try:
-        return calls.process_vm_read(os.getpid(), address, size)
-    except OSError as error:
-        if error.errno != errno.EFAULT:
-            raise
-        return None
-
-
-def store(address: int, data: bytes) -> bool:
-    """Put bytes at an address; False where a store would end the process."""
-    try:
-        return calls.process_vm_write(os.getpid(), address, data) == len(data)
-    except OSError as error:
-        if error.errno != errno.EFAULT:
-            raise
-        return False
 
 
 def device_memory(pages: int = 4) -> pf.Vmo:

@@ -10,8 +10,9 @@ import pinfold as pf
 from pinfold.errors import AccessDenied, BadState, InvalidArgs, OutOfRange
 from pinfold.objects.vmo import CachePolicy, VmoChild
 from pinfold.units import UINT64_MAX
+from tests.user_memory import load, store
 
-from .pages import PAGE, RW, SNAPSHOTS, device_memory, load, numbered, numbers, store
+from .pages import PAGE, RW, SNAPSHOTS, device_memory, numbered, numbers
 
 if TYPE_CHECKING:
     from collections.abc import Callable

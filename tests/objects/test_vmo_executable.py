@@ -13,8 +13,9 @@ import pinfold as pf
 from pinfold.errors import AccessDenied, BadHandle, OutOfRange, WrongType
 from pinfold.objects.vmo import VmoChild
 from pinfold.testing import check_books
+from tests.user_memory import store
 
-from .pages import PAGE, SNAPSHOTS, device_memory, store
+from .pages import PAGE, SNAPSHOTS, device_memory
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -9,8 +9,9 @@ import pytest
 import pinfold as pf
 from pinfold.errors import AccessDenied, BadState, InvalidArgs, NotSupported, Unavailable
 from pinfold.objects.vmo import VmoChild
+from tests.user_memory import load, store
 
-from .pages import PAGE, RW, load, number, numbered, numbers, page, store
+from .pages import PAGE, RW, number, numbered, numbers, page
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -8,8 +8,9 @@ import pinfold as pf
 from pinfold.errors import InvalidArgs, NotSupported, OutOfRange, Unavailable
 from pinfold.objects.vmo import VmoChild
 from pinfold.testing import check_books
+from tests.user_memory import load, store
 
-from .pages import PAGE, RW, device_memory, load, number, numbered, numbers, page, store
+from .pages import PAGE, RW, device_memory, number, numbered, numbers, page
 
 C = VmoChild
 READ, WRITE = pf.Perm.READ, pf.Perm.WRITE

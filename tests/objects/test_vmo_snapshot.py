@@ -15,8 +15,9 @@ from pinfold.errors import BadState, NotSupported
 from pinfold.memory.backing import Backing
 from pinfold.objects.vmo import VmoChild
 from pinfold.testing import HostCalls, check_books
+from tests.user_memory import load, store
 
-from .pages import PAGE, RW, SNAPSHOTS, holes, load, number, numbered, numbers, page, store
+from .pages import PAGE, RW, SNAPSHOTS, holes, number, numbered, numbers, page
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -11,8 +11,9 @@ import pinfold as pf
 from pinfold.errors import AccessDenied, BadState, NotSupported, OutOfRange, PinfoldError
 from pinfold.objects.vmo import CachePolicy, VmoChild
 from pinfold.testing import FailNth, HostCalls, check_books
+from tests.user_memory import load, store
 
-from .pages import PAGE, device_memory, load, numbered, numbers, page, store
+from .pages import PAGE, device_memory, numbered, numbers, page
 
 C = VmoChild
 R = pf.Right

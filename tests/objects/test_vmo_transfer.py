@@ -21,8 +21,9 @@ from pinfold.errors import (
 )
 from pinfold.objects.vmo import VmoChild
 from pinfold.testing import FailNth, HostCalls, check_books
+from tests.user_memory import load
 
-from .pages import PAGE, RW, device_memory, holes, load, numbered, numbers
+from .pages import PAGE, RW, device_memory, holes, numbered, numbers
 
 C = VmoChild
 R = pf.Right

@@ -21,13 +21,13 @@ from pinfold.memory.files import part_of, window_of
 from pinfold.memory.hosterrors import noted
 from pinfold.memory.pages import Pages
 from pinfold.memory.ranges import RangeMap, RangeSet
-from pinfold.units import PAGE_SIZE, ByteRange
+from pinfold.units import FILE_LIMIT, ByteRange
 
 if TYPE_CHECKING:
     from pinfold.memory.physmap import PhysicalMap
 
-DEVICE_LIMIT: Final = (1 << 63) - PAGE_SIZE
-"""Where simulated device memory ends: what an offset in a file can say, in whole pages."""
+DEVICE_LIMIT: Final = FILE_LIMIT
+"""Where simulated device memory ends: a file is behind it."""
 
 
 class DeviceWindow:

@@ -158,12 +158,11 @@ class Region:
     def pieces(self, start: int, stop: int) -> list[Piece]:
         """The whole pieces that show something in the range, ascending, in child regions too."""
         found: list[Piece] = []
-        left = [self.children.overlapping(start, stop)]
+        left = [iter(self.children.overlapping(start, stop))]
         while left:  # no recursion: regions may be nested deeper than Python calls
-            for at, (_, _, child) in enumerate(left[-1]):
+            for _, _, child in left[-1]:
                 if isinstance(child, Region):
-                    left[-1] = left[-1][at + 1 :]
-                    left.append(child.children.overlapping(start, stop))
+                    left.append(iter(child.children.overlapping(start, stop)))
                     break
                 found.append(child)
             else:

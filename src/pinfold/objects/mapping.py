@@ -13,7 +13,7 @@
 from __future__ import annotations
 
 from operator import index
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
@@ -23,7 +23,7 @@ from pinfold.memory.hosterrors import noted
 from pinfold.memory.mapped import READ, WRITE, Lease, Mapped, Piece, lent, refuse
 from pinfold.memory.reach import move_edge
 from pinfold.rights import Perm, describe_perms
-from pinfold.units import PAGE_SIZE, HostVa, page_up
+from pinfold.units import FILE_LIMIT, HostVa, page_up
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -33,9 +33,6 @@ if TYPE_CHECKING:
     from pinfold.memory.regions import Region
     from pinfold.objects.memory_object import VmoObject
     from pinfold.sites import Site
-
-_FILE_LIMIT: Final = (1 << 63) - PAGE_SIZE
-"""Bytes: where Linux maps no file any more, in whole pages."""
 
 
 class MappingView(Lease):
@@ -145,7 +142,7 @@ class Mapping(Mapped):
         """Where in the file ends what it may show, if a stream of that size is to end it."""
         vmo = self._vmo
         start = vmo.pages.backing.base + vmo.base
-        most = _FILE_LIMIT if vmo.resizable else start + vmo.size
+        most = FILE_LIMIT if vmo.resizable else start + vmo.size
         return most if stream is None else min(most, start + page_up(stream))
 
     def refuse_follow(self, size: int) -> None:

@@ -9,8 +9,8 @@
 # They are members of one `Body`, and the pages go with its last member. A snapshot has pages of its
 # own: they were copied, so nothing has to be broken when one of them is pinned or written.
 #
-# Offsets of an object are bytes of the object. Those of its pages, its views and its pins are bytes
-# of the pages: `base` further on.
+# Offsets of an object, and of a pin of it, are bytes of the object. Those of its pages, its views
+# and its pinned ranges are bytes of the pages: `base` further on.
 from __future__ import annotations
 
 from operator import index

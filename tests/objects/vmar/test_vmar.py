@@ -32,10 +32,9 @@ from tests.objects.vmar.world import (
     World,
     contiguous,
     kernel_maps,
-    reads,
     resident_in_tables,
-    writes,
 )
+from tests.user_memory import load, store
 
 # Placing ----------------------------------------------------------------------------------------
 
@@ -85,7 +84,7 @@ def test_an_alignment_is_honoured_and_an_upper_limit_too(world: World) -> None:
             assert made.address % max(1 << log2, P) == 0
         low = root.map(world.vmo, READ | UPPER, offset=8 * P, size=P, vmo_offset=3 * P)
         assert root.base <= low.address <= root.base + 7 * P
-        assert reads(low.address) == bytes([4])  # the memory offset is honoured
+        assert load(low.address) == bytes([4])  # the memory offset is honoured
         assert root.map(world.vmo, READ | UPPER, offset=root.size).size == 4 * P
         with pytest.raises(InvalidArgs) as caught:
             root.map(world.vmo, READ | SPECIFIC | VmOption.align(32), offset=P)
@@ -141,8 +140,8 @@ def test_a_root_at_a_chosen_address(world: World) -> None:
 def test_a_mapping_is_the_memory_itself(world: World) -> None:
     made = world.root.map(world.vmo, RW, vmo_offset=P, size=2 * P)
     assert (made.size, made.vmo_offset, made.max_perms) == (2 * P, P, Perm.READ | Perm.WRITE)
-    assert reads(made.address) == bytes([2])
-    assert writes(made.address + P, b"hello")
+    assert load(made.address) == bytes([2])
+    assert store(made.address + P, b"hello")
     assert world.vmo.read(2 * P, 5) == b"hello"
     world.vmo.write(b"world", P)
     assert bytes(made.view(0, 5)) == b"world"
@@ -173,8 +172,8 @@ def test_permissions_are_the_processors(world: World, options: VmOption, perms: 
     vmo = world.executable()
     made = world.root.map(vmo, options)
     assert kernel_maps(made.address, made.address + P) == [(made.address, made.address + P, perms)]
-    assert (reads(made.address) is None) == (perms[0] == "-")
-    assert writes(made.address, b"x") == (perms[1] == "w")
+    assert (load(made.address) is None) == (perms[0] == "-")
+    assert store(made.address, b"x") == (perms[1] == "w")
     world.root.protect(made.address, P, READ)
     assert kernel_maps(made.address, made.address + P)[0][2] == "r--s"
 
@@ -195,7 +194,7 @@ def test_a_mapping_keeps_the_memory_after_its_handles(world: World) -> None:
     assert vmo.statistics().mappings == 2
     vmo.close()
     made.unmap()
-    assert reads(again.address, 4) == b"kept"
+    assert load(again.address, 4) == b"kept"
     assert koid in {found.koid for found in world.kernel.objects()}
     again.unmap()
     assert koid not in {found.koid for found in world.kernel.objects()}
@@ -244,8 +243,8 @@ def test_beyond_the_end_there_are_addresses_without_memory(world: World) -> None
     """Source: zircon accepts it without ALLOW_FAULTS."""
     vmo = world.new_vmo(2, resizable=True)
     made = world.root.map(vmo, READ | VmOption.ALLOW_FAULTS, size=4 * P)
-    assert reads(made.address + P) == b"\0"
-    assert reads(made.address + 2 * P) is None
+    assert load(made.address + P) == b"\0"
+    assert load(made.address + 2 * P) is None
     with pytest.raises(OutOfRange) as caught:
         made.view(P, 2 * P)
     assert caught.value.limit == 2 * P
@@ -253,7 +252,7 @@ def test_beyond_the_end_there_are_addresses_without_memory(world: World) -> None
     assert bytes(made.view(3 * P, 1)) == b"\0"
     vmo.resize(P)
     assert made.mapped_size == 4 * P
-    assert reads(made.address + P) is None
+    assert load(made.address + P) is None
 
 
 def test_files_contiguous_and_device_memory_map_too(world: World, tmp_path: Any) -> None:
@@ -273,8 +272,8 @@ def test_files_contiguous_and_device_memory_map_too(world: World, tmp_path: Any)
             low = world.root.map(window, RW | VmOption.MAP_RANGE)
         with Vmo.physical(bar, DEVICE, 4 * P, process=world.process) as whole:
             all_of_it = world.root.map(whole, RW)
-    assert writes(low.address, b"register")
-    assert reads(all_of_it.address + 2 * P, 8) == b"register"
+    assert store(low.address, b"register")
+    assert load(all_of_it.address + 2 * P, 8) == b"register"
 
 
 def test_memory_of_another_kernel_is_refused(world: World) -> None:

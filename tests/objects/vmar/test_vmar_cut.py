@@ -29,10 +29,9 @@ from tests.objects.vmar.world import (
     World,
     agree,
     childless_handle,
-    reads,
     shown,
-    writes,
 )
+from tests.user_memory import load, store
 
 # Cutting ----------------------------------------------------------------------------------------
 
@@ -109,7 +108,7 @@ def test_protect_spans_mappings_and_stops_at_a_hole_before_it_changes_anything(
     with pytest.raises(NotFound) as caught:
         world.root.protect(first.address, third.address + P - first.address, 0)
     assert caught.value.asked == second.address + 2 * P
-    assert writes(first.address, b"x")
+    assert store(first.address, b"x")
 
 
 def test_the_maximum_is_what_both_handles_allowed_at_map_time(world: World) -> None:
@@ -123,7 +122,7 @@ def test_the_maximum_is_what_both_handles_allowed_at_map_time(world: World) -> N
     full = world.root.map(world.vmo, 0)
     world.vmo.close()
     world.root.protect(full.address, P, RW)
-    assert writes(full.address, b"x")
+    assert store(full.address, b"x")
     assert full.max_perms == Perm.READ | Perm.WRITE
 
 
@@ -154,7 +153,7 @@ def test_memory_that_replaces_its_own_last_mapping_is_kept(world: World) -> None
     vmo.close()
     world.root.map(holder, READ | OVERWRITE)
     holder.close()
-    assert reads(first.address, 4) == b"same"
+    assert load(first.address, 4) == b"same"
 
 
 def test_a_reader_sees_the_old_bytes_or_the_new_ones(world: World) -> None:
@@ -167,7 +166,7 @@ def test_a_reader_sees_the_old_bytes_or_the_new_ones(world: World) -> None:
 
     def watch() -> None:
         while not done.is_set():
-            seen.add(reads(address))
+            seen.add(load(address))
             started.set()
 
     watcher = threading.Thread(target=watch)
@@ -210,7 +209,7 @@ def test_unmapping_a_whole_child_destroys_it_and_what_is_below(
     world.root.unmap(child.base - P, child.size + 2 * P)
     assert not child.alive
     assert not inner.alive
-    assert reads(made.address) is None
+    assert load(made.address) is None
     assert world.vmo.statistics().mappings == 0
     assert (inner.base, inner.size) == (made.address, 4 * P)  # still known
     assert inner.statistics().alive is False
@@ -234,7 +233,7 @@ def test_destroy_frees_the_range(world: World, family: tuple[Vmar, Vmar, Mapping
     child, inner, made = family
     inner.destroy()
     assert child.alive
-    assert reads(made.address) is None
+    assert load(made.address) is None
     assert child.statistics().regions == 0
     koid = child.koid
     child.close()

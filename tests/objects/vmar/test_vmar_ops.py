@@ -39,11 +39,11 @@ from tests.objects.vmar.world import (
     agree,
     at_each,
     elsewhere,
-    reads,
     refuse,
     resident_in_tables,
     shown,
 )
+from tests.user_memory import load
 
 COMMIT, DECOMMIT, MAP_RANGE = VmarOp.COMMIT, VmarOp.DECOMMIT, VmarOp.MAP_RANGE
 ZERO, DONT_NEED = VmarOp.ZERO, VmarOp.DONT_NEED
@@ -120,7 +120,7 @@ def test_decommit_shows_zeros_through_every_mapping(world: World) -> None:
     alias = world.root.map(vmo, READ, vmo_offset=P, size=P)
     world.root.op_range(DECOMMIT, first.address + P, 2 * P)
     assert vmo.statistics().attributed == 3 * P
-    assert [reads(m.address) for m in (first, second, alias)] == [b"x", b"\0", b"\0"]
+    assert [load(m.address) for m in (first, second, alias)] == [b"x", b"\0", b"\0"]
     assert vmo.statistics().attributed == 5 * P  # reading through a mapping commits, on Linux
     world.root.op_range(DECOMMIT, alias.address, P)  # mapped to be read, by a handle with WRITE
     assert vmo.statistics().attributed == 4 * P
@@ -132,7 +132,7 @@ def test_zero_clears_what_is_pinned_in_place(world: World) -> None:
     vmo.write(b"x" * P)
     made = world.root.map(vmo, READ)
     world.root.op_range(ZERO, made.address, P)
-    assert reads(made.address, P) == bytes(P)
+    assert load(made.address, P) == bytes(P)
     assert vmo.statistics().committed == P
 
 

@@ -11,18 +11,8 @@ from pinfold.errors import BadState, HostError, NoMemory
 from pinfold.host import calls
 from pinfold.objects.vmar import VmOption
 from tests.memory.host_ranges import interrupting
-from tests.objects.vmar.world import (
-    READ,
-    RW,
-    SPECIFIC,
-    P,
-    World,
-    agree,
-    at_each,
-    elsewhere,
-    reads,
-    refuse,
-)
+from tests.objects.vmar.world import READ, RW, SPECIFIC, P, World, agree, at_each, elsewhere, refuse
+from tests.user_memory import load
 
 RANGE = READ | VmOption.MAP_RANGE
 
@@ -49,7 +39,7 @@ def test_another_thread_may_have_its_way_meanwhile(world: World, what: str) -> N
     with at_each("madvise", elsewhere(lambda: OTHERS[what](world))):
         made = world.root.map(world.vmo, RANGE | SPECIFIC)
     assert made.address == world.root.base
-    assert reads(made.address + 2 * P) is None
+    assert load(made.address + 2 * P) is None
     agree(world)
 
 
@@ -59,7 +49,7 @@ def test_memory_that_another_thread_cuts_meanwhile_is_left_out(world: World) -> 
     with at_each("madvise", elsewhere(lambda: vmo.resize(P))):
         made = world.root.map(vmo, RANGE)
     assert made.mapped_size == 4 * P
-    assert reads(made.address) == b"x"
+    assert load(made.address) == b"x"
 
 
 def test_memory_whose_last_mapping_goes_meanwhile(world: World) -> None:

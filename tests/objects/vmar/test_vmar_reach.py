@@ -28,8 +28,8 @@ from tests.objects.vmar.world import (
     agree,
     resident_in_tables,
     shown,
-    writes,
 )
+from tests.user_memory import store
 
 FOLLOWS = STREAM | FAULTS
 
@@ -54,7 +54,7 @@ def a_window(world: World, _: Path) -> Vmo:
     with Vmo.physical(bar, DEVICE, 4 * P, process=world.process) as whole:
         made = world.root.map(whole, RW)
         for page in range(4):
-            assert writes(made.address + page * P, bytes([page + 1]))
+            assert store(made.address + page * P, bytes([page + 1]))
         made.unmap()
     return world.keep(Vmo.physical(bar, DEVICE + P, 2 * P, process=world.process))
 
@@ -120,7 +120,7 @@ def test_a_slice_is_its_parents_pages_at_its_own_offset(world: World) -> None:
     made = world.root.map(piece, RW | RANGE)
     assert shown(world, made) == [3, 4]
     assert resident_in_tables(made.address)
-    assert writes(made.address + P, b"x")
+    assert store(made.address + P, b"x")
     assert world.vmo.read(3 * P, 1) == piece.read(P, 1) == b"x"
     view = made.view(P, 1)
     assert bytes(view) == b"x"
@@ -160,7 +160,7 @@ def test_an_offset_that_no_file_has_is_mapped_and_shows_nothing(
     vmo = world.new_vmo(4, resizable=resizable)
     made = world.root.map(vmo, RW | RANGE, vmo_offset=offset, size=P)
     assert shown(world, made) == [None]
-    assert not writes(made.address, b"x")
+    assert not store(made.address, b"x")
     world.root.protect(made.address, P, READ)
     assert [r.vmo_offset for r in world.root.maps()[1:]] == [offset]
     assert vmo.statistics().mappings == 1
@@ -173,7 +173,7 @@ def test_a_mapping_that_crosses_the_end_of_files_shows_what_lies_before(world: W
     """Source: as above. An unbounded object ends a little before Linux's last file offset."""
     vmo = world.keep(Vmo(0, unbounded=True, process=world.process))
     made = world.root.map(vmo, RW, vmo_offset=vmo.size - P, size=4 * P)
-    assert writes(made.address, b"last")
+    assert store(made.address, b"last")
     assert vmo.read(vmo.size - P, 4) == b"last"
     assert shown(world, made)[1:] == [None] * 3
     agree(world)

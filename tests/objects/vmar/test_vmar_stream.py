@@ -32,11 +32,10 @@ from tests.objects.vmar.world import (
     P,
     World,
     agree,
-    reads,
     resident_in_tables,
     shown,
-    writes,
 )
+from tests.user_memory import load, store
 
 FOLLOWS = STREAM | FAULTS
 
@@ -61,13 +60,13 @@ def test_a_mapping_ends_with_its_stream_and_follows_it(world: World) -> None:
     world.root.protect(made.address + 2 * P, P, READ)
     vmo.set_stream_size(3 * P + 1)  # a part of a page shows the page
     assert shown(world, made) == [0, 0, 0, 0]
-    assert writes(made.address + 3 * P, b"x")
-    assert not writes(made.address + 2 * P, b"x")
+    assert store(made.address + 3 * P, b"x")
+    assert not store(made.address + 2 * P, b"x")
     agree(world)
     vmo.set_stream_size(P + 1)
     assert shown(world, made) == [0, 0, None, None]
     assert shown(world, plain) == [0, 0, 0, 0]
-    assert not writes(made.address + 3 * P, b"x")
+    assert not store(made.address + 3 * P, b"x")
     agree(world)
     vmo.set_stream_size(0)
     assert shown(world, made) == [None] * 4
@@ -76,7 +75,7 @@ def test_a_mapping_ends_with_its_stream_and_follows_it(world: World) -> None:
     agree(world)
     vmo.set_stream_size(4 * P)
     assert shown(world, made) == [0] * 4
-    assert writes(made.address + 2 * P, b"x")
+    assert store(made.address + 2 * P, b"x")
 
 
 def test_parts_of_a_mapping_follow_each_for_itself(world: World) -> None:
@@ -360,7 +359,7 @@ def test_a_thread_that_reads_sees_the_stream_or_a_fault(world: World) -> None:
 
     def watch() -> None:
         while not done.is_set():
-            seen.add(reads(made.address + 3 * P))
+            seen.add(load(made.address + 3 * P))
             started.set()
 
     watcher = threading.Thread(target=watch)

@@ -37,9 +37,9 @@ from tests.objects.vmar.world import (
     agree,
     kernel_maps,
     open_files,
-    reads,
     shown,
 )
+from tests.user_memory import load
 
 # Views ------------------------------------------------------------------------------------------
 
@@ -140,19 +140,19 @@ def test_force_in_other_ways(world: World, family: tuple[Vmar, Vmar, Mapping], w
         world.root.unmap(child.base, child.size, force=True)
     else:
         child.destroy(force=True)
-    assert reads(made.address) is None
+    assert load(made.address) is None
     assert not child.alive
     del view
 
 
 def test_dropping_a_mapping_unmaps_nothing(world: World) -> None:
     address = world.root.map(world.vmo, READ).address
-    assert reads(address) == b"\x01"
+    assert load(address) == b"\x01"
     assert world.root.statistics().mappings == 1
     with world.root.map(world.vmo, READ) as made:
         assert "Mapping" in repr(made)
         other = made.address
-    assert reads(other) is None
+    assert load(other) is None
 
 
 # The life of a process --------------------------------------------------------------------------
@@ -173,7 +173,7 @@ def test_process_exit_unmaps_everything() -> None:
     process.exit()
     assert root.closed
     assert child.closed
-    assert reads(made.address) is None
+    assert load(made.address) is None
     assert [line[2] for line in kernel_maps(base, base + size)] == ["---p"]  # for the view
     del view
     assert all(line[2] != "---p" for line in kernel_maps(base, base + size))
@@ -188,7 +188,7 @@ def test_the_root_is_the_same_after_its_handle_is_closed(world: World) -> None:
     made = world.root.map(world.vmo, READ)
     world.root.close()
     assert world.root.koid == koid
-    assert reads(made.address) == b"\x01"
+    assert load(made.address) == b"\x01"
 
 
 def test_vmar_root_is_the_current_processs(world: World) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import threading
 from collections.abc import Callable, Iterator
@@ -16,6 +15,7 @@ from pinfold.objects.mapping import Mapping
 from pinfold.objects.pmt import Pmt
 from pinfold.objects.vmar import Vmar, VmOption
 from pinfold.units import PAGE_SIZE
+from tests.user_memory import load
 
 READ, WRITE, EXECUTE = VmOption.PERM_READ, VmOption.PERM_WRITE, VmOption.PERM_EXECUTE
 RW = READ | WRITE
@@ -33,26 +33,6 @@ DEVICE = 0xC000_0000
 """A physical address at which there is no RAM."""
 
 H = TypeVar("H", bound=Handle[Any])
-
-
-def reads(address: int, size: int = 1) -> bytes | None:
-    """The bytes at ``address``, or None where reading them would fault."""
-    try:
-        return calls.process_vm_read(os.getpid(), address, size)
-    except OSError as error:
-        if error.errno != errno.EFAULT:
-            raise
-        return None
-
-
-def writes(address: int, data: bytes) -> bool:
-    """Write at ``address`` as a store would; False where it would fault."""
-    try:
-        return calls.process_vm_write(os.getpid(), address, data) == len(data)
-    except OSError as error:
-        if error.errno != errno.EFAULT:
-            raise
-        return False
 
 
 def kernel_maps(start: int, stop: int) -> list[tuple[int, int, str]]:
@@ -156,7 +136,7 @@ def childless_handle(world: World) -> Vmar:
 
 
 def shown(world: World, made: Mapping) -> list[int | None]:
-    found = [reads(made.address + page * P) for page in range(made.size // P)]
+    found = [load(made.address + page * P) for page in range(made.size // P)]
     return [None if byte is None else byte[0] for byte in found]
 
 

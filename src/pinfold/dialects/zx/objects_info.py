@@ -170,8 +170,7 @@ def _bti(number: int, _: int) -> list[Any]:
 def _resource(number: int, _: int) -> list[Any]:
     target, _handle = _looked_up(number, ResourceObject, _INSPECT)
     span = target.range
-    flags = zx.ZX_RSRC_FLAG_EXCLUSIVE if target.exclusive else 0
-    return [InfoResource(target.kind, flags, span.start, span.size, target.name)]
+    return [InfoResource(target.kind, target.flags, span.start, span.size, target.name)]
 
 
 def _vmo(number: int, _: int) -> list[Any]:
