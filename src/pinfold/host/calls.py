@@ -286,30 +286,40 @@ def pwrite(fd: int, data: bytes | memoryview, offset: int) -> int:
 
 
 def process_vm_read(pid: int, address: int, length: int) -> bytes:
-    """process_vm_readv(2) of one range: the bytes; EFAULT where the process has no memory."""
+    """process_vm_readv(2) of one range: the bytes; EFAULT where the process has no memory.
+
+    Fewer than asked where the memory ends on the way.
+    """
     if not 0 <= address < _ADDRESSES >= address + length >= address:
         raise _unfit("address", address, length)
     if _interceptor is not None:
         _interceptor("process_vm_readv")
-    buffer = ctypes.create_string_buffer(length)
-    local = _IoVec(ctypes.addressof(buffer), length)
-    remote = _IoVec(address, length)
-    count = _c_process_vm_readv(pid, ctypes.byref(local), 1, ctypes.byref(remote), 1, 0)
-    if count < 0:
-        raise _refused()
-    return buffer.raw[:count]
+    buffer = bytearray(length)
+    return bytes(buffer[: _move(_c_process_vm_readv, pid, address, memoryview(buffer))])
 
 
-def process_vm_write(pid: int, address: int, data: bytes) -> int:
-    """process_vm_writev(2) of one range: bytes written."""
+def process_vm_read_into(pid: int, address: int, buffer: memoryview) -> int:
+    """`process_vm_read` into a writable buffer: bytes read."""
+    if not 0 <= address < _ADDRESSES >= address + buffer.nbytes:
+        raise _unfit("address", address, buffer.nbytes)
+    if _interceptor is not None:
+        _interceptor("process_vm_readv")
+    return _move(_c_process_vm_readv, pid, address, buffer)
+
+
+def process_vm_write(pid: int, address: int, data: bytes | memoryview) -> int:
+    """process_vm_writev(2) of one range: bytes written. Otherwise as `process_vm_read`."""
     if not 0 <= address < _ADDRESSES >= address + len(data):
         raise _unfit("address", address, len(data))
     if _interceptor is not None:
         _interceptor("process_vm_writev")
-    buffer = ctypes.create_string_buffer(data, len(data))
-    local = _IoVec(ctypes.addressof(buffer), len(data))
-    remote = _IoVec(address, len(data))
-    count: int = _c_process_vm_writev(pid, ctypes.byref(local), 1, ctypes.byref(remote), 1, 0)
+    return _move(_c_process_vm_writev, pid, address, memoryview(data))
+
+
+def _move(call: Any, pid: int, address: int, buffer: memoryview) -> int:
+    local = _IoVec(address_of(buffer), buffer.nbytes)
+    remote = _IoVec(address, buffer.nbytes)
+    count: int = call(pid, ctypes.byref(local), 1, ctypes.byref(remote), 1, 0)
     if count < 0:
         raise _refused()
     return count

@@ -3,11 +3,16 @@ from __future__ import annotations
 
 import os
 import resource
+from contextlib import closing
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from pinfold.host import calls
 from pinfold.host.abi import CAP_IPC_LOCK, CAP_SYS_ADMIN
 from pinfold.units import KIB
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
 
 _PROC_BYTES = 1 << 16
 
@@ -78,32 +83,106 @@ def address_space_limit() -> int | None:
     return None if soft == resource.RLIM_INFINITY else soft
 
 
-def mapped_ranges(start: int, stop: int) -> list[tuple[int, int]]:
-    """The mapped parts of this process's ``[start, stop)``, ascending, neighbours merged.
+@dataclass(frozen=True, slots=True)
+class MapsLine:
+    """One mapping of this process, as /proc/self/maps has it."""
 
-    From /proc/self/maps, which costs by mapping; mincore(2) would cost by page, and says only that
-    there is a hole, not where. Read piece by piece: who asks may have run out of mappings, and then
-    there is no memory for the whole of it. Not atomic: another thread may map or unmap meanwhile.
+    start: int
+    stop: int
+    readable: bool
+    writable: bool
+    executable: bool
+    shared: bool
+    inode: int
+    """Of the file that is mapped; 0 for anonymous memory."""
+    path: str
+    """Of the file, or what it is called in brackets; empty for anonymous memory."""
+
+
+def mappings(start: int = 0, stop: int = 1 << 64) -> list[MapsLine]:
+    """The mappings of this process that have addresses in ``[start, stop)``, ascending, whole.
+
+    Reading costs by mapping. The text is read piece by piece: who asks may have run out of
+    mappings, and then there is no memory for the whole of it. Not atomic: another thread may map or
+    unmap meanwhile.
     """
-    found: list[tuple[int, int]] = []
-    fd = calls.open_file("/proc/self/maps", os.O_RDONLY)
+    found: list[MapsLine] = []
+    with closing(_lines("/proc/self/maps")) as lines:
+        for line in lines:
+            low, high = _borders(line.split(maxsplit=1)[0])
+            if low >= stop:  # ascending
+                break
+            if start < high:
+                found.append(_maps_line(low, high, line.split(maxsplit=5)[1:]))
+    return found
+
+
+def _borders(text: bytes) -> tuple[int, int]:
+    low, high = text.split(b"-")
+    return int(low, 16), int(high, 16)
+
+
+def _maps_line(low: int, high: int, fields: list[bytes]) -> MapsLine:
+    """The line of a range: permissions, offset, device, inode, and mostly a path."""
+    perms, _offset, _device, inode, *path = fields
+    return MapsLine(
+        low,
+        high,
+        b"r" in perms,
+        b"w" in perms,
+        b"x" in perms,
+        b"s" in perms,
+        int(inode),
+        path[0].decode(errors="surrogateescape") if path else "",
+    )
+
+
+def _lines(path: str) -> Generator[bytes, None, None]:
+    """The lines of a file in /proc. Close it: it has a descriptor open until it is."""
+    fd = calls.open_file(path, os.O_RDONLY)
     try:
         done, rest = 0, b""
         while chunk := calls.pread(fd, _PROC_BYTES, done):
             done += len(chunk)
             *lines, rest = (rest + chunk).split(b"\n")
-            for line in lines:
-                low, high = (int(border, 16) for border in line.split(maxsplit=1)[0].split(b"-"))
-                if low >= stop:  # ascending
-                    return found
-                low, high = max(low, start), min(high, stop)
-                if low >= high:
-                    continue
-                if found and found[-1][1] == low:
-                    low = found.pop()[0]
-                found.append((low, high))
+            yield from lines
     finally:
         calls.close(fd)
+
+
+def mapped_ranges(start: int, stop: int) -> list[tuple[int, int]]:
+    """The mapped parts of this process's ``[start, stop)``, ascending, neighbours merged.
+
+    From /proc/self/maps; mincore(2) would cost by page, and says only that there is a hole, not
+    where.
+    """
+    found: list[tuple[int, int]] = []
+    for line in mappings(start, stop):
+        low, high = max(line.start, start), min(line.stop, stop)
+        if found and found[-1][1] == low:
+            low = found.pop()[0]
+        found.append((low, high))
+    return found
+
+
+def page_sizes(start: int, stop: int) -> list[int]:
+    """Bytes of a page in each mapping that has addresses in ``[start, stop)``, ascending.
+
+    From /proc/self/smaps, KernelPageSize: a transparent huge page counts as the small ones that it
+    is made of.
+    """
+    found: list[int] = []
+    inside = False
+    with closing(_lines("/proc/self/smaps")) as lines:
+        for line in lines:
+            name = line.split(maxsplit=1)[0]
+            if not name.endswith(b":"):
+                low, high = _borders(name)
+                if low >= stop:
+                    break
+                inside = start < high
+            elif inside and name == b"KernelPageSize:":
+                found.append(int(line.split()[1]) * KIB)
     return found
 
 

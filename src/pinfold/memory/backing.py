@@ -271,6 +271,11 @@ class Backing:
             mapped = calls.readonly_mapping(self.fd, self.base + start, offset + size - start)
         return Export(mapped, memoryview(mapped)[offset - start :]), None
 
+    def lend_again(self, window: Window) -> None:
+        """A window in use has one user more."""
+        with self.lock:
+            window.users += 1
+
     def give_back(self, window: Window) -> None:
         """One user of ``window`` is done."""
         with self.lock:

@@ -6,6 +6,10 @@
 # as intervals, because a terabyte must not cost a quarter of a billion bytes of books. A page's
 # count is the sum of the two, and no caller can tell.
 #
+# Beside the pins there are holds: of memory that is held by address, for no device. Any part of a
+# hold can end by itself, and there is no limit to how many a page has. A page that is held is
+# pinned, to whoever would take it.
+#
 # Zircon counts to 31 (five bits in its page structure), so a byte is more than enough.
 from __future__ import annotations
 
@@ -36,7 +40,7 @@ LARGE: Final = _CHUNK
 class PinCounts:
     """Pin counts by page number. Ranges are ``[first, last)`` in pages and never empty."""
 
-    __slots__ = ("_chunks", "_from", "_large", "_large_pins", "_most", "pinned_pages")
+    __slots__ = ("_chunks", "_from", "_held", "_large", "_large_pins", "_most", "pinned_pages")
 
     def __init__(self) -> None:
         self._most: int | None = MAX_PINS
@@ -44,6 +48,7 @@ class PinCounts:
         self._chunks: dict[int, bytearray] = {}
         self._large = RangeCounts()
         self._large_pins = 0  # of which the intervals are made; asked for on every small pin
+        self._held = RangeCounts()
         self.pinned_pages = 0
         """Pages with a count above 0."""
 
@@ -114,6 +119,26 @@ class PinCounts:
         self.pinned_pages -= freed
         return freed
 
+    def hold(self, first: int, last: int) -> int:
+        """Count one more hold of each page; how many pages nothing pinned or held before."""
+        fresh = self._count_zero(first, last)
+        self._held.raise_(first, last)
+        self._large_pins += last - first  # a small pin has to look at the intervals from now on
+        self.pinned_pages += fresh
+        return fresh
+
+    def end_hold(self, first: int, last: int) -> int:
+        """Undo one hold of each page, or of a part of what was held; how many pages are free now.
+
+        Raises:
+          ValueError: a page of the range is not held; nothing changed.
+        """
+        self._held.lower(first, last)
+        self._large_pins -= last - first
+        freed = self._count_zero(first, last)
+        self.pinned_pages -= freed
+        return freed
+
     def _sweep(self) -> None:
         """Let go of chunks that count nothing: a large pin looks at every chunk in its range.
 
@@ -125,13 +150,14 @@ class PinCounts:
     def count(self, page: int) -> int:
         """How often ``page`` is pinned."""
         chunk = self._chunks.get(page >> _CHUNK_SHIFT)
-        return self._large.count(page) + (chunk[page & _CHUNK_MASK] if chunk is not None else 0)
+        small = chunk[page & _CHUNK_MASK] if chunk is not None else 0
+        return small + self._large.count(page) + self._held.count(page)
 
     def first_pinned(self, first: int, last: int) -> int | None:
         """The lowest pinned page of ``[first, last)``."""
         if not self.pinned_pages or first >= last:
             return None
-        found = [next((low for low, _, _ in self._large.runs(first, last)), last)]
+        found = [next((low for low, _, _ in book.runs(first, last)), last) for book in self._long]
         for at, part in self._present(first, last):
             nonzero = np.flatnonzero(part)
             if nonzero.size:
@@ -143,8 +169,9 @@ class PinCounts:
     def pinned(self, first: int, last: int) -> RangeSet:
         """The pinned pages of ``[first, last)``."""
         found = RangeSet()
-        for low, high, _ in self._large.runs(first, last):
-            found.add(low, high)
+        for book in self._long:
+            for low, high, _ in book.runs(first, last):
+                found.add(low, high)
         for at, part in self._present(first, last):
             edges = np.flatnonzero(np.diff(part != 0, prepend=False, append=False))
             for low, high in edges.reshape(-1, 2).tolist():
@@ -169,10 +196,16 @@ class PinCounts:
     def _count_zero(self, first: int, last: int) -> int:
         """How many pages of the range have count 0."""
         zero = 0
-        for low, high in self._large.gaps(first, last):
-            zero += high - low
-            zero -= sum(int(np.count_nonzero(part)) for _, part in self._present(low, high))
+        for start, stop in self._large.gaps(first, last):
+            for low, high in self._held.gaps(start, stop):
+                zero += high - low
+                zero -= sum(int(np.count_nonzero(part)) for _, part in self._present(low, high))
         return zero
+
+    @property
+    def _long(self) -> tuple[RangeCounts, RangeCounts]:
+        """The counts that are kept as intervals."""
+        return self._large, self._held
 
     def _small(self, first: int, last: int) -> Iterator[NDArray[np.uint8]]:
         """Writable views of the byte counts of the range, made where they are missing."""

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Protocol
 
 from pinfold import sites
 from pinfold.errors import LimitReached
-from pinfold.memory.ranges import RangeCounts
 from pinfold.units import PAGE_SHIFT, human_size
 
 if TYPE_CHECKING:
@@ -69,14 +68,12 @@ def describe(record: Record) -> str:
 class Ledger:
     """Every live pin of one kernel, with totals."""
 
-    __slots__ = ("_peak", "_records", "_requested", "in_place", "limit", "pinned_bytes")
+    __slots__ = ("_peak", "_records", "_requested", "limit", "pinned_bytes")
 
     def __init__(self, limit: int | None = None) -> None:
         self.limit = limit
         """Bytes that may be pinned at once; None for no limit of ours."""
         self.pinned_bytes = 0
-        self.in_place = RangeCounts()
-        """Host addresses that pins in place hold, so that a page of theirs is charged once."""
         self._requested = 0
         self._peak = 0
         self._records: dict[int, Record] = {}

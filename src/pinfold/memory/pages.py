@@ -40,7 +40,6 @@ class Pages:
 
     Attributes:
       backing: where the bytes live.
-      pins: how many live pins hold pages of it.
     """
 
     __slots__ = (
@@ -53,12 +52,10 @@ class Pages:
         "epoch",
         "family",
         "kept",
-        "pins",
     )
 
     def __init__(self, backing: Backing, physmap: PhysicalMap) -> None:
         self.backing = backing
-        self.pins = 0
         self.kept = False
         """True where pages are never given back: contiguous memory, device memory."""
         self.charged = True
@@ -96,7 +93,6 @@ class Pages:
           Unavailable: a page is pinned as often as a page can be; nothing changed.
         """
         fresh = self._counts.raise_(first, last)
-        self.pins += 1
         return fresh if self.charged else 0
 
     def unpin(self, first: int, last: int) -> int:
@@ -105,11 +101,23 @@ class Pages:
         The caller has shut the device out first.
         """
         freed = self._counts.lower(first, last)
-        self.pins -= 1
+        return freed if self.charged else 0
+
+    def hold(self, first: int, last: int) -> int:
+        """Hold each page, for no device; how many pages of memory nothing pinned before.
+
+        Any part of it can be let go by itself, and no page can be held too often.
+        """
+        fresh = self._counts.hold(first, last)
+        return fresh if self.charged else 0
+
+    def end_hold(self, first: int, last: int) -> int:
+        """Undo one `hold` of each page; how many pages of memory nothing pins now."""
+        freed = self._counts.end_hold(first, last)
         return freed if self.charged else 0
 
     def pin_count(self, page: int) -> int:
-        """How often one page is pinned."""
+        """How often one page is pinned or held."""
         return self._counts.count(page)
 
     def lowest_pinned(self, first: int, last: int) -> int | None:
@@ -309,8 +317,9 @@ class Pages:
         Raises:
           Unavailable: see `refuse_inside_access`; nothing was done.
         """
-        if self.pins:
-            raise BadState("memory with live pins cannot be freed", holder=f"{self.pins} pin(s)")
+        held = self._counts.pinned_pages
+        if held:
+            raise BadState("memory with live pins cannot be freed", holder=f"{held} pinned page(s)")
         self.refuse_inside_access()
         self.family.remove(self)
         with self._physmap.lock:

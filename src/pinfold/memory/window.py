@@ -46,6 +46,10 @@ class Window:
         """The bytes of a part as an object of their own, which can be weakly referenced."""
         return calls.buffer_at(self.address_of(offset), size)
 
+    def share(self) -> None:
+        """Say that there is one user more."""
+        self._backing.lend_again(self)
+
     def release(self) -> None:
         """Say that one user is done with it."""
         self._backing.give_back(self)

@@ -9,10 +9,12 @@
 #   RESIDENCY          one per process, because a lock is a property of its address space
 #   the ledger         one per kernel, because `max_pinned` is a promise about that kernel's pins
 #
-# What the ledger is charged is what no pin in place of the *same kernel* held before, counted in
-# `Ledger.in_place`. Charging by what RESIDENCY found unlocked would look simpler and be wrong: of
-# two kernels that pin one page the first would be charged, and whoever unpins last credited. For
-# the same reason a page that a VMO's pin holds under another address is charged again, as by VmLck.
+# What the ledger is charged is what no pin of the *same kernel* held before. Charging by what
+# RESIDENCY found unlocked would look simpler and be wrong: of two kernels that pin one page the
+# first would be charged, and whoever unpins last credited. The counts are those of the pages
+# themselves (objects/addresses.py): what is pinned through a view or a mapping of a memory object
+# is pinned for the object, and is neither decommitted nor cut off; a page that a device's pin holds
+# as well is charged once.
 #
 # Orders that carry safety, as in memory/pinned.py: books, then the kernel's lock on the pages; and
 # the pages go before the books, the buffer last of all. An object that gave its memory back while
@@ -34,8 +36,9 @@ from pinfold import sites
 from pinfold.errors import BadHandle, InvalidArgs, PinfoldError, WrongType
 from pinfold.memory.pinned import Anchor
 from pinfold.memory.residency import RESIDENCY, address_of
+from pinfold.objects.addresses import HeldByAddress, pages_of, stretches
 from pinfold.objects.process import current_process
-from pinfold.units import PAGE_SHIFT, ByteRange, HostVa, human_size, page_down, page_up
+from pinfold.units import ByteRange, HostVa, human_size
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -63,10 +66,12 @@ class PinnedBufferStatistics:
     """`time.monotonic_ns()` at that moment."""
 
 
-class _Pin:
+class _Pin(HeldByAddress):
     """One pin in place: the ledger's record, and what is to be undone. Knows no `PinnedBuffer`."""
 
-    __slots__ = ("address", "kernel", "length", "live", "owner", "site", "view", "what", "when")
+    __slots__ = (
+        "address", "kernel", "length", "live", "owner", "site", "view", "what", "when",
+    )  # fmt: skip
 
     def __init__(self, kernel: Kernel, view: memoryview, owner: str, what: str) -> None:
         self.kernel = kernel
@@ -77,13 +82,14 @@ class _Pin:
         self.what = what
         self.site = sites.caller()
         self.when = monotonic_ns()
+        self.held = []
         self.live = True
         """False from the moment somebody ends it; flips once, under the kernel's lock."""
 
     @property
     def pages(self) -> ByteRange:
         """The whole pages that the buffer touches."""
-        return ByteRange(page_down(self.address), page_up(self.address + self.length))
+        return pages_of(self.address, self.length)
 
     @property
     def offset(self) -> int:
@@ -101,16 +107,22 @@ class _Pin:
         Raises:
           LimitReached: `max_pinned` would be passed; nothing was entered.
         """
-        ledger, pages = self.kernel.ledger, self.pages
-        fresh = sum(stop - start for start, stop in ledger.in_place.gaps(*pages))
-        ledger.charge(self, fresh >> PAGE_SHIFT)
-        ledger.in_place.raise_(*pages)
+        found = stretches(self.kernel, *self.pages)
+        fresh = sum(stretch.hold() for stretch in found)
+        try:
+            self.kernel.ledger.charge(self, fresh)
+        except BaseException:
+            for stretch in found:
+                stretch.end_hold()
+            raise
+        self.held = found
 
     def settle(self) -> None:
         """Strike the pin out of the kernel's books. Called with the kernel's lock held."""
-        ledger = self.kernel.ledger
-        freed = sum(stop - start for start, stop in ledger.in_place.lower(*self.pages))
-        ledger.discharge(self, freed >> PAGE_SHIFT)
+        found, self.held = self.held, []
+        self.kernel.ledger.discharge(self, sum(stretch.end_hold() for stretch in found))
+        for stretch in found:
+            stretch.vmo.release_if_idle()
 
 
 class PinnedBuffer:

@@ -18,14 +18,17 @@ from pinfold.memory.device_memory import DeviceMemory
 from pinfold.memory.ledger import Ledger, LedgerStatistics
 from pinfold.memory.locks import KernelLock
 from pinfold.memory.physmap import PhysicalMap
+from pinfold.memory.ranges import RangeMap
 from pinfold.objects.object import ObjectType
 from pinfold.objects.resource_space import ResourceSpaces
 from pinfold.units import PAGE_SIZE
 
 if TYPE_CHECKING:
     from pinfold.memory.pages import Pages
+    from pinfold.objects.lent import Lent
     from pinfold.objects.memory_object import VmoObject
     from pinfold.objects.object import KernelObject
+    from pinfold.objects.region import VmarObject
     from pinfold.objects.signals import Waiter
 
 _KEPT_ELSEWHERE: Final = (ObjectType.PROCESS, ObjectType.VMAR)
@@ -98,6 +101,12 @@ class Kernel:
         self.resources = ResourceSpaces()
         self.families: dict[tuple[int, int], list[Pages]] = {}
         """The memory objects over each file that others may have too, by device and inode."""
+        self.spaces: weakref.WeakValueDictionary[int, VmarObject] = weakref.WeakValueDictionary()
+        """The root regions of its processes, by where they begin."""
+        self.lent: RangeMap[Lent] = RangeMap()
+        """The mappings of ours that views of its memory objects lie in, by address."""
+        self.own_memory: VmoObject | None = None
+        """The process's memory that no object owns, once something has asked for it."""
         self.leaks: list[Leak] = []
         self.waiters: list[Waiter] = []
         """The threads that wait for a signal of some object."""

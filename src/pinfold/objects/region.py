@@ -103,6 +103,7 @@ class VmarObject(KernelObject):
         space = AddressSpace(size, address, seed)
         made.region = space.root
         space.root.owner = made
+        kernel.spaces[space.base] = made
         return made
 
     def tear_down(self) -> None:
@@ -110,6 +111,7 @@ class VmarObject(KernelObject):
 
         Views that are in use are no obstacle; their addresses stay reserved while they live.
         """
+        self.kernel.spaces.pop(self.region.base, None)
         self.region.space.close()
 
     @property

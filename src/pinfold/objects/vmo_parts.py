@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from pinfold.memory.locks import refuse_inside
+from pinfold.objects.lent import view_ended
 
 if TYPE_CHECKING:
     from pinfold.memory.pages import Pages
@@ -104,7 +105,7 @@ class ShownRange(Protocol):
 class ViewLease:
     """A live view of a memory object: keeps its window, and is found when the view is gone."""
 
-    __slots__ = ("offset", "ref", "site", "size", "vmo", "window")
+    __slots__ = ("offset", "ref", "shown_at", "site", "size", "vmo", "window")
 
     def __init__(
         self, vmo: VmoObject, window: Window | None, offset: int, size: int, site: Site
@@ -115,10 +116,18 @@ class ViewLease:
         self.size = size
         self.site = site
         self.ref: weakref.ref[Any] | None = None
+        self.shown_at = 0
+        """Where the mapping begins that it lies in."""
+
+    @property
+    def live(self) -> bool:
+        """False as soon as nobody can read through it, even if nobody has been told yet."""
+        return self.ref is not None and self.ref() is not None
 
     def settle(self) -> None:
         """The view is gone. Called with the kernel's lock held."""
         refuse_inside(self.vmo.pages.backing.lock)
+        view_ended(self.vmo.kernel, self)
         self.vmo.end_view(self)
 
 

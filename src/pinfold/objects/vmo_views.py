@@ -11,15 +11,19 @@ import numpy as np
 
 from pinfold import sites
 from pinfold.errors import InvalidArgs, NotSupported
+from pinfold.memory.residency import address_of
+from pinfold.objects.addresses import pages_of
+from pinfold.objects.lent import view_made
 from pinfold.objects.page_ops import using
 from pinfold.objects.vmo_contents import VmoContents
 from pinfold.objects.vmo_parts import ViewLease, VmoStatistics
 from pinfold.rights import Right
-from pinfold.units import PAGE_SHIFT, ByteRange
+from pinfold.units import PAGE_SHIFT, ByteRange, page_down
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from pinfold.memory.window import Export, Window
     from pinfold.objects.vmo_parts import CachePolicy
 
 _READ: Final = int(Right.READ)
@@ -138,6 +142,7 @@ class VmoViews(VmoContents):
             lease = ViewLease(target, window, start, size, sites.caller())
             lease.ref = weakref.ref(exported.owner, lambda _: kernel.lock.post(lease))
             target.views.append(lease)
+            view_made(kernel, lease, *_mapping_of(exported, window, start, size))
             return exported.view
 
     def array(
@@ -150,3 +155,12 @@ class VmoViews(VmoContents):
           offset, size: bytes.
         """
         return np.frombuffer(self.view(offset, size), dtype=dtype)
+
+
+def _mapping_of(
+    exported: Export, window: Window | None, start: int, size: int
+) -> tuple[ByteRange, int]:
+    """The addresses of the mapping that a view lies in, and the byte of the pages at the first."""
+    if window is not None:
+        return ByteRange(window.address, window.address + window.size), window.offset
+    return pages_of(address_of(exported.view), size), page_down(start)

@@ -6,6 +6,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from pinfold.bus import PinnedRange, reach
+from pinfold.objects.addresses import HeldByAddress
 from pinfold.objects.initiator import BtiObject
 from pinfold.objects.memory_object import VmoObject
 from pinfold.objects.object import ObjectType
@@ -77,6 +78,10 @@ def check_books(kernel: Kernel) -> None:
             first = pinned.start >> PAGE_SHIFT
             pages = range(first, (pinned.start + pinned.size) >> PAGE_SHIFT)
             counts.setdefault(pinned.pages, Counter()).update(pages)
+        for record in kernel.ledger.records():
+            for stretch in record.held if isinstance(record, HeldByAddress) else ():
+                held_pages = range(stretch.first, stretch.last)
+                counts.setdefault(stretch.vmo.pages, Counter()).update(held_pages)
         vmos = [m for m in kernel.objects(ObjectType.VMO) if isinstance(m, VmoObject)]
         for vmo in vmos:
             counts.setdefault(vmo.pages, Counter())

@@ -1,0 +1,137 @@
+# The memory of this very process, as something that has pages: a page's offset is its address.
+#
+# A pin of an array, of an mmap, of a stack is a pin of memory that no object of ours owns. Counted
+# by address it has the same books as everything else: one count a page, one charge a page, one
+# simulated physical address a page, and it can be granted to a device.
+#
+# What it cannot have is our protection. Nobody asks us before the memory behind an address is given
+# away, so nothing is remembered as committed, nothing is given back, and bytes go through
+# process_vm_readv, which answers EFAULT where a load would end the process.
+#
+# Source: process_vm_readv(2): a process may always read itself; transfers are cut at the first page
+# that is not there.
+from __future__ import annotations
+
+import errno
+import os
+from typing import TYPE_CHECKING, Final
+
+from pinfold.errors import HostError, NotSupported
+from pinfold.host import calls, mm
+from pinfold.memory.backing import Backing
+from pinfold.memory.hosterrors import translated
+from pinfold.memory.window import Window
+from pinfold.units import FILE_LIMIT, PAGE_SIZE, HostVa
+
+if TYPE_CHECKING:
+    from pinfold.memory.ranges import Interval
+    from pinfold.memory.window import Export
+
+_NO_FILE: Final = -1
+_MOST: Final = (1 << 31) - PAGE_SIZE
+"""Bytes that one call moves. Source: MAX_RW_COUNT of Linux."""
+
+
+class ProcessMemory(Backing):
+    """All addresses of this process as bytes; there is no descriptor behind it."""
+
+    __slots__ = ()
+
+    def __init__(self) -> None:
+        super().__init__("process", _NO_FILE, FILE_LIMIT)
+
+    def read_into(self, buffer: memoryview, offset: int) -> None:
+        """Fill ``buffer`` from an address.
+
+        Raises:
+          HostError: a part cannot be read (EFAULT).
+        """
+        done = 0
+        while done < len(buffer):
+            part = buffer[done : done + _MOST]
+            with translated("read memory of this process"):
+                done += calls.process_vm_read_into(os.getpid(), offset + done, part)
+
+    def write_from(self, buffer: memoryview, offset: int) -> None:
+        """Write ``buffer`` to an address.
+
+        Raises:
+          HostError: a part cannot be written (EFAULT); what lies before it has been.
+        """
+        done = 0
+        while done < len(buffer):
+            part = buffer[done : done + _MOST]
+            with translated("write memory of this process"):
+                done += calls.process_vm_write(os.getpid(), offset + done, part)
+
+    def commit(self, offset: int, size: int) -> None:
+        """Have every page there, and not the shared page of zeros where it can be written.
+
+        Raises:
+          NoMemory: the host has none, or a part is not mapped.
+          HostError: a page cannot be had.
+        """
+        try:
+            mm.populate_write(HostVa(offset), size)
+        except OSError as error:
+            if error.errno == errno.EINVAL:  # a part of it may not be written
+                with translated("bring in memory of this process", asked=size):
+                    mm.populate_read(HostVa(offset), size)
+                return
+            with translated("bring in memory of this process", asked=size):
+                raise
+
+    def data_runs(self, offset: int, size: int) -> list[Interval]:
+        """All of it: what is there is not ours to know."""
+        return [(offset, offset + size)]
+
+    def committed_bytes(self) -> int:
+        """None that is ours to count."""
+        return 0
+
+    def punch(self, offset: int, size: int) -> None:
+        """Refused: the memory is somebody's."""
+        raise _not_ours()
+
+    def resize(self, size: int) -> None:
+        """Refused."""
+        raise _not_ours()
+
+    def export(self, offset: int, size: int, *, writable: bool) -> tuple[Export, Window | None]:
+        """Refused: whoever has the memory has a view of it."""
+        raise _not_ours()
+
+    def borrow(self, offset: int, size: int) -> Window:
+        """The addresses themselves."""
+        return _Addresses(self, offset, size)
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+class _Addresses(Window):
+    """A window that is there already: the address of a byte is its offset."""
+
+    __slots__ = ()
+
+    def __init__(self, backing: Backing, offset: int, size: int) -> None:
+        self._backing = backing
+        self.address = HostVa(offset)
+        self.offset = offset
+        self.size = size
+        self.users = 1
+
+    def share(self) -> None:
+        """Nobody counts."""
+
+    def release(self) -> None:
+        """Nothing is mapped for it."""
+
+
+def _not_ours() -> NotSupported:
+    return NotSupported("this is memory of the process, and not an object's")
+
+
+def is_fault(error: HostError) -> bool:
+    """True for an address where there is no memory, or none that may be used so."""
+    return error.errno == errno.EFAULT
