@@ -140,6 +140,10 @@ class WrongProcess(BadState):
     """The object belongs to the process that this one was forked from."""
 
 
+class NotPinned(BadState):
+    """The page at the address ``asked`` is not pinned, so there is nothing to undo."""
+
+
 class Unavailable(PinfoldError, RuntimeError):
     """Not now, or not for this object; a pin that raises this may succeed later."""
 

@@ -43,6 +43,7 @@ class Pages:
     """
 
     __slots__ = (
+        "__weakref__",
         "_committed",
         "_counts",
         "_frames",

@@ -16,16 +16,21 @@ import errno
 import os
 from typing import TYPE_CHECKING, Final
 
-from pinfold.errors import HostError, NotSupported
-from pinfold.host import calls, mm
+from pinfold.errors import NotSupported
+from pinfold.host import calls, mm, probe
 from pinfold.memory.backing import Backing
 from pinfold.memory.hosterrors import translated
 from pinfold.memory.window import Window
-from pinfold.units import FILE_LIMIT, PAGE_SIZE, HostVa
+from pinfold.rights import Perm
+from pinfold.units import FILE_LIMIT, PAGE_SIZE, ByteRange, HostVa
 
 if TYPE_CHECKING:
     from pinfold.memory.ranges import Interval
     from pinfold.memory.window import Export
+
+_READ, _WRITE, _EXECUTE = map(int, (Perm.READ, Perm.WRITE, Perm.EXECUTE))
+_NAMELESS: Final = ("/memfd:", "/dev/zero", "/SYSV", "[")
+"""What shared memory without a file is called in /proc/self/maps."""
 
 _NO_FILE: Final = -1
 _MOST: Final = (1 << 31) - PAGE_SIZE
@@ -128,10 +133,76 @@ class _Addresses(Window):
         """Nothing is mapped for it."""
 
 
+def first_without(start: int, stop: int, *, perms: int = 0) -> int | None:
+    """The first address of ``[start, stop)`` where there is no memory that may be used so.
+
+    Args:
+      perms: bits of `Perm` that are needed; 0 for any: what may not be touched at all is no memory.
+
+    Raises:
+      HostError: the mappings of the process cannot be read.
+    """
+    at = start
+    with translated("look at the mappings of this process"):
+        lines = probe.mappings(start, stop)
+    for line in lines:
+        has = line.readable * _READ | line.writable * _WRITE | line.executable * _EXECUTE
+        if at < line.start or not has or perms & ~has:
+            return at
+        at = line.stop
+    return at if at < stop else None
+
+
+def shows_a_file(start: int, stop: int) -> bool:
+    """True when a part of the range shows a file that has a name.
+
+    Raises:
+      HostError: as `first_without`.
+    """
+    with translated("look at the mappings of this process"):
+        lines = probe.mappings(start, stop)
+    return any(line.inode and not line.path.startswith(_NAMELESS) for line in lines)
+
+
+def smallest_page(start: int, stop: int) -> int:
+    """Bytes in the smallest page of a mapped range: huge pages are larger than others.
+
+    Raises:
+      HostError: as `first_without`.
+    """
+    with translated("look at the mappings of this process"):
+        return min(probe.page_sizes(start, stop), default=PAGE_SIZE)
+
+
+def in_memory(start: int, stop: int) -> bool:
+    """True when touching no page of a mapped range would have to wait.
+
+    Raises:
+      NoMemory: a part of it is not mapped.
+    """
+    with translated("ask what is in memory"):
+        return all(mm.resident(HostVa(start), stop - start))
+
+
+def module_at(address: int) -> list[ByteRange]:
+    """The mappings of the program or library whose code is at an address; none if none is.
+
+    Code and data: what lies next to each other of the same file.
+
+    Raises:
+      HostError: as `first_without`.
+    """
+    with translated("look at the mappings of this process"):
+        lines = probe.mappings()
+    code = next((line for line in lines if line.start <= address < line.stop), None)
+    if code is None or not code.executable or not code.inode:
+        return []
+    return [
+        ByteRange(line.start, line.stop)
+        for line in lines
+        if (line.inode, line.path) == (code.inode, code.path) and (line.readable or line.writable)
+    ]
+
+
 def _not_ours() -> NotSupported:
     return NotSupported("this is memory of the process, and not an object's")
-
-
-def is_fault(error: HostError) -> bool:
-    """True for an address where there is no memory, or none that may be used so."""
-    return error.errno == errno.EFAULT

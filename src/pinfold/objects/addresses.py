@@ -14,10 +14,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from pinfold.errors import NotFound
+from pinfold.memory import residency
 from pinfold.memory.pages import Pages
 from pinfold.memory.process_memory import ProcessMemory
 from pinfold.objects.memory_object import VmoObject
-from pinfold.units import PAGE_SHIFT, ByteRange, page_down, page_up
+from pinfold.units import PAGE_SHIFT, ByteRange, HostVa, page_down, page_up
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -40,6 +41,11 @@ class Stretch(NamedTuple):
     def last(self) -> int:
         """One past the page at the end."""
         return self.first + (self.stop - self.start >> PAGE_SHIFT)
+
+    @property
+    def own(self) -> bool:
+        """True for memory of the process, which no object owns."""
+        return self.vmo is self.vmo.kernel.own_memory
 
     @property
     def offset(self) -> int:
@@ -75,6 +81,16 @@ class HeldByAddress:
     __slots__ = ("held",)
 
     held: list[Stretch]
+
+
+def address_of(view: memoryview) -> HostVa:
+    """Where the first byte of a contiguous buffer is.
+
+    Raises:
+      BufferError: it is not contiguous.
+      ValueError: it was released.
+    """
+    return residency.address_of(view)
 
 
 def pages_of(address: int, size: int) -> ByteRange:

@@ -19,12 +19,15 @@ from pinfold.memory.ledger import Ledger, LedgerStatistics
 from pinfold.memory.locks import KernelLock
 from pinfold.memory.physmap import PhysicalMap
 from pinfold.memory.ranges import RangeMap
+from pinfold.objects.counted_pins import CountedPins
 from pinfold.objects.object import ObjectType
 from pinfold.objects.resource_space import ResourceSpaces
 from pinfold.units import PAGE_SIZE
 
 if TYPE_CHECKING:
     from pinfold.memory.pages import Pages
+    from pinfold.objects.addresses import Stretch
+    from pinfold.objects.device_maps import DeviceMap
     from pinfold.objects.lent import Lent
     from pinfold.objects.memory_object import VmoObject
     from pinfold.objects.object import KernelObject
@@ -63,6 +66,8 @@ class Kernel:
 
     Args:
       max_pinned: bytes that may be pinned at once; None for no limit of pinfold's own.
+      paging_space: bytes that counted pins may promise a place to (objects/paging.py); None for as
+        many as there are.
       seed: of the policies that scatter simulated physical addresses.
       strict: whom to follow where a system's pages and its kernel differ: ``"docs"`` or
         ``"kernel"``. None leaves it to the dialect; Zircon's follows the kernel.
@@ -73,6 +78,7 @@ class Kernel:
         self,
         *,
         max_pinned: int | None = None,
+        paging_space: int | None = None,
         seed: int = 0,
         strict: Literal["docs", "kernel"] | None = None,
         debug_syscalls: bool = False,
@@ -89,6 +95,9 @@ class Kernel:
                 asked=max_pinned,
                 limit=PAGE_SIZE,
             )
+        if paging_space is not None and paging_space < 0:
+            raise InvalidArgs("an amount of paging space is not negative", asked=paging_space)
+        self.paging_space = paging_space
         self.strict = strict
         self.debug_syscalls = debug_syscalls
         self.lock = KernelLock()
@@ -107,6 +116,12 @@ class Kernel:
         """The mappings of ours that views of its memory objects lie in, by address."""
         self.own_memory: VmoObject | None = None
         """The process's memory that no object owns, once something has asked for it."""
+        self.counted = CountedPins(self)
+        """The pins by address that are counted, short and long."""
+        self.code_pins: list[list[Stretch]] = []
+        """What each `pin_code` has pinned, the oldest first."""
+        self.device_maps: weakref.WeakSet[DeviceMap] = weakref.WeakSet()
+        """What has been granted of memory that counted pins hold."""
         self.leaks: list[Leak] = []
         self.waiters: list[Waiter] = []
         """The threads that wait for a signal of some object."""

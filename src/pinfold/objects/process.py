@@ -240,6 +240,11 @@ class Process(KernelObject):
         self._check_alive()
         return self._region or self._make_region()
 
+    @property
+    def address_space(self) -> VmarObject | None:
+        """The object behind `root`, if it has been asked for."""
+        return self._region
+
     def _make_region(
         self, size: int | None = None, address: int | None = None, seed: int | None = None
     ) -> VmarObject:
