@@ -142,6 +142,33 @@ def test_pin_counts_against_a_list(pins: list[tuple[int, int]], data: st.DataObj
         assert all(ours.count(page) == model[page] for page in range(0, PAGES, 7))
 
 
+@given(st.lists(st.tuples(st.sampled_from(["pin", "hold", "let go"]), page_spans), max_size=40))
+def test_holds_beside_pins_against_a_list(steps: list[tuple[str, tuple[int, int]]]) -> None:
+    """Any part of a hold ends by itself; a page that is held is pinned, and no pin is refused."""
+    ours, pins, holds = PinCounts(), [0] * PAGES, [0] * PAGES
+    for what, (first, last) in steps:
+        both = [a + b for a, b in zip(pins, holds, strict=True)]
+        if what == "pin" and max(pins[first:last]) < MAX_PINS:
+            assert ours.raise_(first, last) == both[first:last].count(0)
+            pins[first:last] = [count + 1 for count in pins[first:last]]
+        elif what == "hold":
+            assert ours.hold(first, last) == both[first:last].count(0)
+            holds[first:last] = [count + 1 for count in holds[first:last]]
+        elif what == "let go" and min(holds[first:last]):
+            holds[first:last] = [count - 1 for count in holds[first:last]]
+            both = [a + b for a, b in zip(pins, holds, strict=True)]
+            assert ours.end_hold(first, last) == both[first:last].count(0)
+        elif what == "let go":
+            with pytest.raises(ValueError, match="already 0"):
+                ours.end_hold(first, last)
+        both = [a + b for a, b in zip(pins, holds, strict=True)]
+        pinned = [page for page in range(PAGES) if both[page]]
+        assert ours.pinned_pages == len(pinned)
+        assert ours.first_pinned(0, PAGES) == (pinned[0] if pinned else None)
+        assert [p for a, b in ours.pinned(0, PAGES) for p in range(a, b)] == pinned
+        assert all(ours.count(page) == both[page] for page in range(0, PAGES, 7))
+
+
 @pytest.mark.parametrize("shape", [(0, 1), (3, 5), (0, LARGE), (7, 3 * LARGE)])
 def test_the_32nd_pin_of_a_page_is_refused_whatever_its_shape(shape: tuple[int, int]) -> None:
     """Source: zircon, a page pinned 31 times gives UNAVAILABLE."""
