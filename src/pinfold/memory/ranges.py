@@ -17,8 +17,15 @@ V = TypeVar("V")
 
 Interval = tuple[int, int]
 
+_FEW: Final = 8
+"""So many intervals are looked through, one by one, sooner than they are put into order."""
+
 _BACKLOG: Final = 256
 """Changes that may wait for the next question: it is kept short, so that no question takes long."""
+
+
+def _start(interval: tuple[int, int, object]) -> int:
+    return interval[0]
 
 
 class RangeMap(Generic[V]):
@@ -107,6 +114,9 @@ class RangeMap(Generic[V]):
 
     def at_or_below(self, key: int) -> tuple[int, int, V] | None:
         """The interval with the greatest start that is not above ``key``."""
+        if len(self._entries) <= _FEW:
+            start = max((begin for begin in self._entries if begin <= key), default=None)
+            return None if start is None else (start, *self._entries[start])
         at = self._starts.bisect_right(key)
         if not at:
             return None
@@ -139,7 +149,14 @@ class RangeMap(Generic[V]):
     def overlapping(self, start: int, stop: int) -> list[tuple[int, int, V]]:
         """The whole intervals that share a key with ``[start, stop)``, ascending."""
         found: list[tuple[int, int, V]] = []
-        if start >= stop:
+        if start >= stop or not self._entries:
+            return found
+        if len(self._entries) <= _FEW:
+            for begin, (end, value) in self._entries.items():
+                if begin < stop and start < end:
+                    found.append((begin, end, value))
+            if len(found) > 1:
+                found.sort(key=_start)
             return found
         first = self.find(start)
         if first is not None:

@@ -18,14 +18,11 @@ from pinfold.errors import BadHandle, BadState, NotFound, NotPinned, OutOfRange
 from pinfold.memory.ranges import RangeCounts
 from pinfold.objects.addresses import Stretch, pages_of
 from pinfold.objects.spaces import Space
-from pinfold.rights import Perm
 from pinfold.units import PAGE_MASK, PhysAddr
 
 if TYPE_CHECKING:
     from pinfold.objects.holds import Unpinned
     from pinfold.objects.process import Process
-
-_WRITE = int(Perm.WRITE)
 
 
 class Described:
@@ -252,10 +249,8 @@ def copy(source: Space, start: int, target: Space, to: int, size: int, *, now: b
       As `Space.read` and `Space.write`. Nothing was copied.
       NotFound: ``now``, and a page is not in memory.
     """
-    target.look(to, size)
-    target.check_access(to, size, _WRITE)
     if now:
-        source.look(start, size)
-        source.check_in_memory(start, size)
-        target.check_in_memory(to, size)
+        for space, address in ((source, start), (target, to)):
+            space.look(address, size)
+            space.check_in_memory(address, size)
     target.write(to, source.read(start, size))

@@ -63,7 +63,7 @@ class Hold(HeldByAddress):
     def take(self) -> None:
         """Bring every page in, and lock it. Call without the kernel's lock.
 
-        Device memory is always there.
+        Device memory is always there. What no object owns is brought in by the lock itself.
 
         Raises:
           LimitReached: RLIMIT_MEMLOCK, or the map count.
@@ -78,7 +78,7 @@ class Hold(HeldByAddress):
         if not pages.charged:
             return
         start = stretch.first << PAGE_SHIFT
-        if not stretch.own:  # else the lock itself brings it in
+        if not (stretch.own or pages.is_committed(stretch.first, stretch.last)):
             pages.commit(start, self.size)
         window = pages.backing.borrow(start, self.size)
         try:

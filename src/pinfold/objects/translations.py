@@ -60,14 +60,11 @@ class Translations:
         sparse: bool = False,
         bti: Bti | None = None,
     ) -> None:
-        """Room for the pages that a range touches; nothing is translated yet.
+        """Room for the pages that a range touches, whatever is there; nothing is translated yet.
 
         Raises:
-          As `CrossMemory.find`.
           MemoryError: there is none for the list.
         """
-        with memory.space.process.kernel.lock:
-            memory.find(address, size)
         self.memory = memory
         self.pages = pages_of(address, size)
         count = self.pages.size >> PAGE_SHIFT
@@ -134,12 +131,10 @@ class Translations:
             raise InvalidArgs("a page of the range is pinned through the list", asked=address)
         process = memory.space.process
         counted, found = process.kernel.counted, list[Stretch]()
-        with process.kernel.lock:
-            memory.find(address, size)
-        memory.space.check_access(address, size, perms)
 
         def find() -> list[Stretch]:  # what is granted below is what was pinned, and no other
             found[:] = memory.find(address, size)
+            memory.space.check_access(address, size, perms)
             return found
 
         counted.pin(find, owner=str(process))

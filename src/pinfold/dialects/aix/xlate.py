@@ -63,6 +63,7 @@ def xlate_create(dp: Xmem | None, baddr: int, count: int, flags: int) -> int:
     if dp.aspace_id == aix.XMEM_XLATE or flags & ~_FLAGS:
         raise InvalidArgs("there is a list already, or no such flag", asked=flags)
     sparse = bool(flags & aix.XLATE_SPARSE)
+    memory.space.look(baddr, count)
     try:
         made = Translations(memory, baddr, count, sparse=sparse, bti=dp.bti)
         if not flags & aix.XLATE_ALLOC:
