@@ -47,8 +47,15 @@ INCLUDES: Final = """
 OTHER_NAMES: Final = {"STAT_BLOCK_BYTES": "S_BLKSIZE"}
 """Where the header has the number under another name."""
 
-NO_HEADER: Final = {"PM_PFN_MASK", "PM_SWAPPED", "PM_PRESENT", "PM_ENTRY_BYTES"}
-"""In the kernel's documentation alone; tests/host/test_pagemap.py tries what they mean."""
+NO_HEADER: Final = {
+    "PM_PFN_MASK",
+    "PM_SWAPPED",
+    "PM_PRESENT",
+    "PM_ENTRY_BYTES",
+    "PROCMAP_QUERY_COVERING_OR_NEXT_VMA",
+}
+"""In the kernel's documentation, or an enumeration, alone; tests/host/test_pagemap.py and
+test_procmap.py try what they mean."""
 
 CONSTANTS: Final = {
     name: value for name, value in vars(abi).items() if name.isupper() and isinstance(value, int)

@@ -163,6 +163,8 @@ def test_an_offset_that_c_would_cut_is_refused(offset: int, length: int) -> None
 
 # Injected failures -------------------------------------------------------------------------------
 
+FIOCLEX: Final = 0x5451  # close on exec: harmless, and any file takes it
+
 NO_CALL: Final = {"set_interceptor", "memmove", "memset", "buffer_at", "address_of"}
 """Functions of the seam that make no call that could fail."""
 
@@ -206,6 +208,7 @@ class EveryCall:
             "pread": lambda: calls.pread(fd, 3, 0),
             "fallocate": lambda: calls.fallocate(fd, 0, 0, PAGE_SIZE),
             "fcntl": lambda: calls.fcntl(fd, 1),
+            "ioctl": lambda: calls.ioctl(fd, FIOCLEX, bytearray(8)),
             "munmap": lambda: calls.munmap(self.gone, PAGE_SIZE),
             "close": lambda: calls.close(self.closing),
         }

@@ -50,6 +50,10 @@ FALLOC_FL_PUNCH_HOLE: Final = 0x2
 SEEK_DATA: Final = 3
 SEEK_HOLE: Final = 4
 
+# <linux/fs.h>, from Linux 6.11 on
+PROCMAP_QUERY: Final = 0xC0686611
+PROCMAP_QUERY_COVERING_OR_NEXT_VMA: Final = 0x10
+
 # <linux/capability.h>
 CAP_IPC_LOCK: Final = 14
 CAP_SYS_ADMIN: Final = 21

@@ -102,12 +102,10 @@ def _refused() -> OSError:
 def _unfit(what: str, first: int, length: int) -> OSError:
     """EINVAL, for numbers that C would cut.
 
-    The checks themselves stand in each call, one comparison long: another Python call would cost
-    as much as the shortest of the system calls.
+    The checks stand in each call: another Python call costs as much as the shortest system calls.
     """
-    return OSError(
-        errno.EINVAL, f"{os.strerror(errno.EINVAL)}: {length:#x} bytes at {what} {first:#x}"
-    )
+    text = f"{os.strerror(errno.EINVAL)}: {length:#x} bytes at {what} {first:#x}"
+    return OSError(errno.EINVAL, text)
 
 
 def mmap(address: int, length: int, prot: int, flags: int, fd: int, offset: int) -> int:
@@ -257,6 +255,13 @@ def fcntl(fd: int, command: int, argument: int = 0) -> int:
     return _fcntl.fcntl(fd, command, argument)
 
 
+def ioctl(fd: int, request: int, argument: bytearray) -> None:
+    """ioctl(2) with a structure that the kernel reads, and may write."""
+    if _interceptor is not None:
+        _interceptor("ioctl")
+    _fcntl.ioctl(fd, request, argument)
+
+
 def lseek(fd: int, offset: int, whence: int) -> int:
     """lseek(2)."""
     if _interceptor is not None:
@@ -286,10 +291,7 @@ def pwrite(fd: int, data: bytes | memoryview, offset: int) -> int:
 
 
 def process_vm_read(pid: int, address: int, length: int) -> bytes:
-    """process_vm_readv(2) of one range: the bytes; EFAULT where the process has no memory.
-
-    Fewer than asked where the memory ends on the way.
-    """
+    """process_vm_readv(2): the bytes up to the first page that is not there; EFAULT for none."""
     if not 0 <= address < _ADDRESSES >= address + length >= address:
         raise _unfit("address", address, length)
     if _interceptor is not None:

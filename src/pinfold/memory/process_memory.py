@@ -17,18 +17,16 @@ import os
 from typing import TYPE_CHECKING, Final
 
 from pinfold.errors import NotSupported
-from pinfold.host import calls, mm, probe
+from pinfold.host import calls, mm, probe, procmap
 from pinfold.memory.backing import Backing
 from pinfold.memory.hosterrors import translated
 from pinfold.memory.window import Window
-from pinfold.rights import Perm
 from pinfold.units import FILE_LIMIT, PAGE_SIZE, ByteRange, HostVa
 
 if TYPE_CHECKING:
     from pinfold.memory.ranges import Interval
     from pinfold.memory.window import Export
 
-_READ, _WRITE, _EXECUTE = map(int, (Perm.READ, Perm.WRITE, Perm.EXECUTE))
 _NAMELESS: Final = ("/memfd:", "/dev/zero", "/SYSV", "[")
 """What shared memory without a file is called in /proc/self/maps."""
 
@@ -137,19 +135,19 @@ def first_without(start: int, stop: int, *, perms: int = 0) -> int | None:
     """The first address of ``[start, stop)`` where there is no memory that may be used so.
 
     Args:
-      perms: bits of `Perm` that are needed; 0 for any: what may not be touched at all is no memory.
+      perms: bits of `Perm` that are needed, which are those of PROT_*; 0 for any: what may not be
+        touched at all is no memory.
 
     Raises:
       HostError: the mappings of the process cannot be read.
     """
     at = start
     with translated("look at the mappings of this process"):
-        lines = probe.mappings(start, stop)
-    for line in lines:
-        has = line.readable * _READ | line.writable * _WRITE | line.executable * _EXECUTE
-        if at < line.start or not has or perms & ~has:
+        found = procmap.mappings(start, stop)
+    for low, high, has in found:
+        if at < low or not has or perms & ~has:
             return at
-        at = line.stop
+        at = high
     return at if at < stop else None
 
 
