@@ -93,6 +93,8 @@ class MapsLine:
     writable: bool
     executable: bool
     shared: bool
+    offset: int
+    """Where in the file ``start`` is."""
     inode: int
     """Of the file that is mapped; 0 for anonymous memory."""
     path: str
@@ -124,7 +126,7 @@ def _borders(text: bytes) -> tuple[int, int]:
 
 def _maps_line(low: int, high: int, fields: list[bytes]) -> MapsLine:
     """The line of a range: permissions, offset, device, inode, and mostly a path."""
-    perms, _offset, _device, inode, *path = fields
+    perms, offset, _device, inode, *path = fields
     return MapsLine(
         low,
         high,
@@ -132,6 +134,7 @@ def _maps_line(low: int, high: int, fields: list[bytes]) -> MapsLine:
         b"w" in perms,
         b"x" in perms,
         b"s" in perms,
+        int(offset, 16),
         int(inode),
         path[0].decode(errors="surrogateescape") if path else "",
     )

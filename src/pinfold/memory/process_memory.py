@@ -18,10 +18,11 @@ from typing import TYPE_CHECKING, Final
 
 from pinfold.errors import NotSupported
 from pinfold.host import calls, mm, probe, procmap
+from pinfold.host.abi import PROT_READ, PROT_WRITE
 from pinfold.memory.backing import Backing
 from pinfold.memory.hosterrors import translated
 from pinfold.memory.window import Window
-from pinfold.units import FILE_LIMIT, PAGE_SIZE, ByteRange, HostVa
+from pinfold.units import FILE_LIMIT, PAGE_SIZE, ByteRange, HostVa, page_up
 
 if TYPE_CHECKING:
     from pinfold.memory.ranges import Interval
@@ -149,6 +150,49 @@ def first_without(start: int, stop: int, *, perms: int = 0) -> int | None:
             return at
         at = high
     return at if at < stop else None
+
+
+def enter(start: int, stop: int) -> None:
+    """Have touching what is mapped in a range cause no page fault: pages that are there are entered
+    in the page tables, for writing where that is allowed.
+
+    Raises:
+      NoMemory, HostError: a page cannot be entered.
+    """
+    with translated("enter pages", asked=stop - start):
+        for low, high, prot in procmap.mappings(start, stop):
+            low, high = max(low, start), min(high, stop)
+            if prot & PROT_WRITE:
+                mm.populate_write(HostVa(low), high - low)
+            elif prot & PROT_READ:
+                mm.populate_read(HostVa(low), high - low)
+
+
+def no_room_behind(start: int, stop: int) -> bool:
+    """True where a file is mapped that has bytes for a range, and no block of its file system is
+    left to hold them: why else a page of it could not be had.
+
+    Raises:
+      HostError: the mappings of the process, or the file, cannot be looked at.
+    """
+    with translated("look at the files that are mapped"):
+        return any(
+            line.inode and _is_full(line, min(line.stop, stop))
+            for line in probe.mappings(start, stop)
+            if not line.path.startswith(_NAMELESS)
+        )
+
+
+def _is_full(line: probe.MapsLine, stop: int) -> bool:
+    try:
+        fd = calls.open_file(line.path, os.O_RDONLY)
+    except (FileNotFoundError, PermissionError, NotADirectoryError):  # deleted, or somebody's
+        return False
+    try:
+        size, free = calls.fstat(fd).st_size, calls.fstatvfs(fd).f_bavail
+    finally:
+        calls.close(fd)
+    return not free and page_up(size) >= line.offset + stop - line.start
 
 
 def shows_a_file(start: int, stop: int) -> bool:

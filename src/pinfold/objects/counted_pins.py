@@ -13,7 +13,8 @@
 #
 # Orders that carry safety, as in memory/pinned.py:
 #
-#   pin     the books, THEN the pages are brought in and locked, THEN the counters
+#   pin     the books, THEN the pages are brought in and locked, THEN entered where the caller sees
+#           them, THEN the counters
 #   unpin   the host lets go, THEN the books and the counters
 #
 # Where the host refuses to let go, the page stays held and its counter as it was. Where it refuses
@@ -32,6 +33,7 @@ from weakref import WeakKeyDictionary
 from pinfold import sites
 from pinfold.errors import NotPinned, PinfoldError
 from pinfold.memory.locks import KernelLock
+from pinfold.memory.process_memory import enter
 from pinfold.objects import paging
 from pinfold.objects.holds import Book, Hold, Unpinned, address_in, pages_in
 from pinfold.units import PAGE_SHIFT
@@ -106,6 +108,9 @@ class CountedPins:
                 for hold in taken:
                     hold.take()
                     done += 1
+                for stretch in found:  # locked through a window of ours, and seen elsewhere
+                    if not stretch.own:
+                        enter(stretch.start, stretch.stop)
             except BaseException as error:
                 self._undo(taken, done, error)
                 raise
@@ -150,6 +155,16 @@ class CountedPins:
                     paging.refuse_to_page(kernel, self.books, found)
             for stretch in found:
                 self._lower(stretch, done, long=long)
+
+    def take_back(self, found: list[Stretch], error: BaseException) -> None:
+        """Undo a `pin` of exactly this, because of ``error``; no counter keeps it.
+
+        Where the host refuses to unlock a page, ``error`` gets a note, and the page stays held
+        without a counter: see the head of this file.
+        """
+        with self._lock:
+            for stretch in found:
+                self._lower(stretch, Unpinned(), long=False, because=error)
 
     def is_pinned(self, stretch: Stretch) -> bool:
         """True when every page of it has a pin of either kind."""
@@ -246,8 +261,15 @@ class CountedPins:
             with self._kernel.lock:
                 self._strike(hold, first, last)
 
-    def _lower(self, stretch: Stretch, done: Unpinned, *, long: bool) -> None:
-        """Take one pin from each page, as far as they have one."""
+    def _lower(
+        self,
+        stretch: Stretch,
+        done: Unpinned,
+        *,
+        long: bool,
+        because: BaseException | None = None,
+    ) -> None:
+        """Take one pin from each page, as far as they have one; all the same, if for an error."""
         book = self.books.get(stretch.vmo.pages)
         if book is None:
             raise _not_pinned(stretch.start)
@@ -258,7 +280,12 @@ class CountedPins:
             if ending:
                 for start, end, hold in book.holds.overlapping(low, high):
                     first, last = max(start, low), min(end, high)
-                    self._end(hold, first, last)
+                    try:
+                        self._end(hold, first, last)
+                    except PinfoldError as second:
+                        if because is None:
+                            raise
+                        because.add_note(f"undoing it failed too: {second}")
                     counts.lower(first, last)
                     done.let_go.append(pages_in(stretch, first, last))
                     done.lowered.append(done.let_go[-1])

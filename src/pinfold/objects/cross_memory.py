@@ -14,7 +14,7 @@ import warnings
 from typing import TYPE_CHECKING
 
 from pinfold import sites
-from pinfold.errors import BadHandle, BadState, NotFound, NotPinned, OutOfRange
+from pinfold.errors import BadHandle, BadState, NotFound, NotPinned, OutOfRange, PinfoldError
 from pinfold.memory.ranges import RangeCounts
 from pinfold.objects.addresses import Stretch, pages_of
 from pinfold.objects.spaces import Space
@@ -160,6 +160,7 @@ class CrossMemory(Described):
 
         Raises:
           BadHandle: it is detached.
+          HostError: memory that nobody else has could not be closed; it is detached all the same.
         """
         kernel = self.space.process.kernel
         with kernel.lock:
@@ -232,11 +233,17 @@ class _Uses:
         found, self.found = self.found, []
         for use in found:
             use.vmo.in_use -= 1
-        for use in found:
-            use.vmo.release_if_idle()
         keep, self._keep = self._keep, None
         if keep is not None:
             keep.release()
+        failed: BaseException | None = None
+        for use in found:
+            try:
+                use.vmo.release_if_idle()
+            except PinfoldError as error:  # raised below: the others are let go all the same
+                failed = failed or error
+        if failed is not None:
+            raise failed
 
 
 def copy(source: Space, start: int, target: Space, to: int, size: int, *, now: bool) -> None:

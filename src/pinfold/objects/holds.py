@@ -6,6 +6,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from pinfold.errors import HostError, NoSpace
+from pinfold.memory.process_memory import no_room_behind
 from pinfold.memory.ranges import RangeCounts, RangeMap
 from pinfold.memory.residency import RESIDENCY
 from pinfold.objects.addresses import HeldByAddress, Stretch
@@ -83,6 +85,15 @@ class Hold(HeldByAddress):
         window = pages.backing.borrow(start, self.size)
         try:
             RESIDENCY.lock(window.address_of(start), self.size)
+        except HostError as error:
+            window.release()
+            if stretch.own and no_room_behind(stretch.start, stretch.stop):
+                raise NoSpace(
+                    "the file system behind a mapped file is full",
+                    asked=self.size,
+                    remedy="free space on it",
+                ) from error
+            raise
         except BaseException:
             window.release()
             raise

@@ -15,6 +15,7 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from pinfold.errors import AccessDenied, InvalidArgs, NotFound, OutOfRange
+from pinfold.memory.hosterrors import noted
 from pinfold.memory.process_memory import (
     first_without,
     in_memory,
@@ -142,7 +143,10 @@ class Space:
         return data
 
     def write(self, address: int, data: bytearray) -> None:
-        """Put bytes into a defined range, which is brought in as a whole before one is written.
+        """Put bytes into a defined range: all of them, or none.
+
+        It is brought in as a whole before one is written; if a write fails all the same, what was
+        there is put back.
 
         Raises:
           As `find`.
@@ -154,8 +158,17 @@ class Space:
             parts = list(self._parts(address, memoryview(data), stack))
             for _, _, stretch in parts:
                 stretch.vmo.pages.commit(stretch.first << PAGE_SHIFT, stretch.stop - stretch.start)
-            for offset, part, stretch in parts:
-                stretch.vmo.pages.write_from(part, offset)
+            former = [bytearray(len(part)) for _, part, _ in parts]
+            for (offset, _, stretch), before in zip(parts, former, strict=True):
+                stretch.vmo.pages.read_into(memoryview(before), offset)
+            try:
+                for offset, part, stretch in parts:
+                    stretch.vmo.pages.write_from(part, offset)
+            except BaseException as error:
+                for (offset, _, stretch), before in zip(parts, former, strict=True):
+                    with noted("put back what was there", error):
+                        stretch.vmo.pages.write_from(memoryview(before), offset)
+                raise
 
     def _parts(
         self, address: int, data: memoryview, stack: ExitStack

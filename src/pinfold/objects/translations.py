@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pinfold.errors import BadState, InvalidArgs, NotPinned, OutOfRange
-from pinfold.memory.hosterrors import noted
 from pinfold.memory.ranges import RangeCounts, RangeMap
 from pinfold.objects.addresses import Stretch, pages_of
 from pinfold.objects.device_maps import granted
@@ -75,7 +74,8 @@ class Translations:
         self._pinned = RangeCounts()
         self._found: RangeMap[Stretch] = RangeMap()
         """What is pinned, by the address where it was seen."""
-        self._tokens: dict[ByteRange, list[list[Pmt]]] = {}
+        self._tokens: dict[ByteRange, list[list[tuple[Stretch, Pmt]]]] = {}
+        """What each call has granted, by the range that it named, the latest last."""
 
     @property
     def pinned(self) -> bool:
@@ -141,11 +141,11 @@ class Translations:
         try:
             tokens = [] if self._bti is None else granted(self._bti, found, perms)
         except BaseException as error:
-            with noted("unpin the pages", error):
-                counted.unpin(lambda: found)
+            counted.take_back(found, error)
             raise
-        if tokens:
-            self._tokens.setdefault(span, []).append(tokens)
+        grants = list(zip(found, tokens, strict=True)) if tokens else []
+        if grants:
+            self._tokens.setdefault(span, []).append(grants)
         with process.kernel.lock:
             for at, stretch in enumerate(found):
                 self._note(stretch, tokens[at].addrs if tokens else None)
@@ -179,6 +179,9 @@ class Translations:
             for stretch in done.lowered:
                 for low, high in self._pinned.lower(stretch.start, stretch.stop):
                     self._forget(low, high)
+            for calls in self._tokens.values():  # a page can have been granted more than once
+                for granted_still, token in (grant for call in calls for grant in call):
+                    self._note(granted_still, token.addrs)
 
     def _take_back(self, span: ByteRange) -> None:
         """The device loses what one call of `pin` has given it, the latest of that range."""
@@ -191,11 +194,12 @@ class Translations:
                     remedy="unpin what was pinned in one call, in one call",
                 )
             return  # shut out before, by a call that then could not unlock the pages
-        tokens = calls[-1]
-        while tokens:
-            if not tokens[-1].closed:
-                tokens[-1].unpin()
-            tokens.pop()
+        grants = calls[-1]
+        while grants:
+            token = grants[-1][1]
+            if not token.closed:
+                token.unpin()
+            grants.pop()
         calls.pop()
         if not calls:
             del self._tokens[span]

@@ -474,6 +474,26 @@ def test_what_one_call_grants_one_call_takes_back(world: World, bti: pf.Bti) -> 
     assert aix.xmdetach(dp) == SUCC
 
 
+def test_a_page_that_was_granted_twice_is_found_where_it_is_granted_still(world: World) -> None:
+    """Whichever of the two calls is undone first."""
+    with pf.open_bus("sim") as bus, bus.initiator(1) as bti:
+        dp, port = bound(bti, world.u, 4 * P), bti.master()
+        assert aix.xlate_create(dp, world.u, 4 * P, ALLOC | SPARSE) == SUCC
+        calls = [(world.u, 2 * P), (world.u, 2 * P), (world.u + P, 2 * P)]
+        for call in calls:
+            assert aix.xlate_pin(dp, *call, READ) == 0
+        for call in (calls[0], calls[2], calls[1]):
+            for page in range(4):
+                found = aix.xmemdma(dp, world.u + page * P, 0)
+                assert (found == FAIL) == (world.short(world.u + page * P) == [0])
+                if found != FAIL:
+                    port.write(found, b"page %d" % page)
+                    assert world.user[page * P : page * P + 6] == b"page %d" % page
+            assert aix.xlate_unpin(dp, *call) == 0
+        assert state(dp) == "no list"
+        assert aix.xmdetach(dp) == SUCC
+
+
 def test_a_descriptor_whose_device_reaches_the_memory_is_not_detached(
     world: World, bti: pf.Bti
 ) -> None:

@@ -199,6 +199,7 @@ def unpinu(base: int, len: int, segflg: int) -> None:  # noqa: A002 - the page's
       EINVAL: ``segflg`` is neither of the two; ``len`` is negative or 0.
       EFAULT: a part of the range is not in that space.
       EINVAL: a part of it is not defined; nothing changed. Or a page was not pinned.
+      ENOMEM: the host has none to say what is mapped; nothing changed.
       EIO: as `unpin`.
     """
     base, length, segflg = u64(base), i32(len), i32(segflg)
@@ -237,6 +238,7 @@ def unpincode(func: int) -> None:
     Returns 0, or, in this order:
       EFAULT: what was pinned there has been unloaded; its pins are gone with it.
       EINVAL: no program or library has code there.
+      ENOMEM: the host has none to say what is mapped; nothing changed.
       EIO: as `unpin`.
 
     Raises:

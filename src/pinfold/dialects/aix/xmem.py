@@ -220,7 +220,8 @@ def xmdetach(dp: Xmem | None) -> None:
 
     Returns XMEM_SUCC; or XMEM_FAIL:
       the descriptor is NULL, free, or that of all kernel memory; a device has been granted pages
-      through it, which `xlate_unpin` takes back.
+      through it, which `xlate_unpin` takes back. Or the host refused to close memory that nobody
+      else has: then it is free all the same.
     """
     dp = own(dp)
     memory = dp.described()
@@ -229,8 +230,11 @@ def xmdetach(dp: Xmem | None) -> None:
     listed = dp.xlate
     if listed is not None and listed.granted:
         raise InvalidArgs("a device can reach the memory", remedy="xlate_unpin it first")
-    pinned = memory.detach()
-    dp.free()
+    try:
+        pinned = memory.detach()
+    finally:
+        if not memory.attached:
+            dp.free()
     if pinned:
         warnings.warn(
             "a cross-memory descriptor was detached while its memory is pinned",
@@ -273,6 +277,7 @@ def xmemunpin(base: int, len: int, xd: Xmem | None) -> None:  # noqa: A002 - the
       EINVAL: ``len`` is negative or 0.
       EFAULT: a part of the range is outside the space.
       EINVAL: a part of it is not defined; nothing changed. Or a page was not pinned.
+      ENOMEM: the host has none to say what is mapped outside of the buffer; nothing changed.
       EIO: as `unpin`.
     """
     base, length = u64(base), i32(len)
