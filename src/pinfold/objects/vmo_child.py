@@ -210,11 +210,11 @@ def _snapshot(parent: VmoObject, kind: int, offset: int, size: int) -> VmoObject
     if parent.is_slice:
         raise NotSupported(f"{parent} is a slice", remedy="take a snapshot of what it is a part of")
     parent.pages.refuse_if_pinned("take a snapshot", 0, parent.size)
-    return _copied(parent, offset, size, resizable=bool(kind & _RESIZABLE))
+    return copied(parent, offset, size, resizable=bool(kind & _RESIZABLE))
 
 
-def _copied(parent: VmoObject, offset: int, size: int, *, resizable: bool) -> VmoObject:
-    """A snapshot that has been checked: the pages are copied here."""
+def copied(parent: VmoObject, offset: int, size: int, *, resizable: bool) -> VmoObject:
+    """A snapshot that has been checked: the pages are copied here. With the kernel's lock held."""
     kernel = parent.kernel
     backing = Backing.memfd(page_up(size), name=parent.name, resizable=resizable)
     try:
