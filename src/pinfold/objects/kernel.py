@@ -62,7 +62,7 @@ class Kernel:
       max_pinned: bytes that may be pinned at once; None for no limit of pinfold's own.
       seed: of the policies that scatter simulated physical addresses.
       strict: whom to follow where a system's pages and its kernel differ: ``"docs"`` or
-        ``"kernel"``. None leaves it to the dialect: Zircon's follows the kernel, Magenta's the pages.
+        ``"kernel"``. None leaves it to the dialect: Zircon's has the kernel, Magenta's the docs.
       debug_syscalls: calls that are for debugging only are there.
     """
 

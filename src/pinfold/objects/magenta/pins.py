@@ -11,7 +11,7 @@
 # already, the kernel of the objects says whom to follow: the page forbids it, the kernel counts.
 from __future__ import annotations
 
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -186,21 +186,23 @@ def _reserved(
     whole = page_up(size)
     start = source.base + offset
     _refuse_pages(device, source, start, start + whole)
-    # Contiguous memory was pinned once when it was made, for good, in that kernel. There is no such
-    # pin in our books, so that one more is counted while the limit is looked at.
-    lasting = _counted(source.pages, start, start + whole) if source.contiguous else nullcontext()
-    with lasting:
-        made = PinnedRange(
-            source.pages,
-            offset,
-            whole,
-            owner=device.owner,
-            what=source.label,
-            site=site or sites.caller(4),
-            ledger=device.kernel.ledger,
-            anchor=device.limits.anchor,
-            base=source.base,
-        )
+    if source.contiguous:
+        # That kernel pinned it once for good when it was made. There is no such pin in our books:
+        # one is counted beside that which is to be made, to see whether there is room for both.
+        stop = start + whole
+        with _counted(source.pages, start, stop), _counted(source.pages, start, stop):
+            pass
+    made = PinnedRange(
+        source.pages,
+        offset,
+        whole,
+        owner=device.owner,
+        what=source.label,
+        site=site or sites.caller(4),
+        ledger=device.kernel.ledger,
+        anchor=device.limits.anchor,
+        base=source.base,
+    )
     source.pins += 1
     return made
 
