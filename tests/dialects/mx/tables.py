@@ -28,7 +28,7 @@ PAIRS: Final[dict[str, int]] = {
     "mx_vmo_write": 49,
     "mx_vmo_get_size": 4,
     "mx_vmo_set_size": 20,
-    "mx_vmo_set_size, more": 8,
+    "mx_vmo_set_size, more": 7,
     "mx_vmo_op_range COMMIT": 10,
     "mx_vmo_op_range DECOMMIT": 15,
     "mx_vmo_op_range LOOKUP": 40,
@@ -53,10 +53,27 @@ PAIRS: Final[dict[str, int]] = {
 """How many pairs of faults each call can have at once."""
 
 
-def order(name: str, *parts: Any, **more: Any) -> Order:
+def order(
+    name: str,
+    function: Any,
+    args: dict[str, str],
+    fields: dict[str, Any],
+    faults: tuple[Fault, ...],
+    unlike: dict[tuple[str, str], str] | None = None,
+) -> Order:
     """An `Order` of a call of Magenta's."""
-    more |= {"pairs": PAIRS[name], "dialect": mx}
-    return Order(name, *parts, arranged=arranged, impossible=impossible, **more)
+    return Order(
+        name,
+        function,
+        args,
+        fields,
+        faults,
+        PAIRS[name],
+        unlike or {},
+        dialect=mx,
+        arranged=arranged,
+        impossible=impossible,
+    )
 
 
 def refused(what: str, status: str, **fields: Any) -> Fault:

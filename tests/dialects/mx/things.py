@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 import pinfold as pf
 from pinfold.dialects import Out, mx
-from pinfold.dialects.calling import number_of
+from pinfold.dialects.calling import face, number_of
 from pinfold.dialects.mx.records import TOPICS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from numpy.typing import NDArray
+
+Strict = Literal["docs", "kernel"] | None
 
 PAGE = mx.PAGE_SIZE
 READ, WRITE = mx.MX_VM_FLAG_PERM_READ, mx.MX_VM_FLAG_PERM_WRITE
@@ -179,3 +181,9 @@ def unpin(bti: int, addrs: NDArray[np.uint64]) -> str:
 def decommit(vmo: int, offset: int = 0, size: int = PAGE) -> str:
     """The status of a decommit."""
     return named(mx.mx_vmo_op_range(vmo, mx.MX_VMO_OP_DECOMMIT, offset, size, None, 0))
+
+
+def counts(vmo: int, pages: int) -> list[int]:
+    """How often each page of an object is pinned."""
+    target: Any = face(vmo).object
+    return [target.pages.pin_count(page) for page in range(pages)]

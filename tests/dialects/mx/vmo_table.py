@@ -195,7 +195,7 @@ def ranged(
         },
         good | fields,
         (*ANY, *faults),
-        unlike=unlike or {},
+        unlike=unlike,
     )
 
 

@@ -248,7 +248,8 @@ def commit(handle: Handle[Any], offset: int, size: int) -> None:
         vmo = of_kind(handle, VmoObject)
         vmo.refuse_if_physical("commit")
         size = _trimmed(vmo, offset, size)
-    page_ops.commit(vmo, offset, size)
+    if size:
+        page_ops.commit(vmo, offset, size)
 
 
 def decommit(handle: Handle[Any], offset: int, size: int) -> None:
