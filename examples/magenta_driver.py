@@ -1,11 +1,11 @@
 """A driver written against Magenta's calls alone: it commits, pins, lets the device copy, unpins.
 
-Run it: python examples/magenta_driver.py. It needs no hardware and no privilege: the memory is real,
-the device is a model of a scatter-gather engine, and there is no IOMMU, as in Magenta's draft: the
-engine uses (simulated) physical addresses, one a page.
+Run it: python examples/magenta_driver.py. It needs no hardware and no privilege: the memory is
+real, the device is a model of a scatter-gather engine, and there is no IOMMU, as in Magenta's
+draft: the engine uses (simulated) physical addresses, one a page.
 
-The driver has no tokens. What it has of a pin is the array of addresses, and gives it back to unpin.
-What it forgets to unpin ends with its BTI: see the last lines.
+The driver has no tokens. What it has of a pin is the array of addresses, which it gives back to
+unpin. What it forgets to unpin ends with its BTI: see the last lines.
 """
 
 import struct

@@ -165,3 +165,30 @@ def test_no_permission_is_a_mapping_too(process: pf.Process, flags: int) -> None
     at = map_(region, vmo, flags)
     (record,) = [r for r in process.root.maps() if r.kind == "mapping"]
     assert (record.base, int(record.perms)) == (at, flags)
+
+
+def test_executing(strict: Strict) -> None:
+    """All three have to allow it: the region, its handle, and the handle to the memory."""
+    del strict
+    flags = READ | mx.MX_VM_FLAG_PERM_EXECUTE
+    denied = []
+    for lacking in ("nothing", "region", "vmar", "vmo"):
+        can = things.CAN_ALL & ~(mx.MX_VM_FLAG_CAN_MAP_EXECUTE if lacking == "region" else 0)
+        region, vmo, out = things.region(flags=can), things.vmo(PAGE), Out()
+        if lacking == "vmar":
+            region = things.without(mx.MX_RIGHT_EXECUTE, region)
+        if lacking == "vmo":
+            vmo = things.without(mx.MX_RIGHT_EXECUTE, vmo)
+        denied.append(named(mx.mx_vmar_map(region, 0, vmo, 0, PAGE, flags, out)))
+    assert denied == ["OK", "ACCESS_DENIED", "ACCESS_DENIED", "ACCESS_DENIED"]
+
+
+def test_map_range_gives_no_memory(process: pf.Process) -> None:
+    """What is backed is entered; what is not stays so, and cannot be pinned."""
+    del process
+    vmo = things.vmo(4 * PAGE)
+    assert things.decommit(vmo, 2 * PAGE, 2 * PAGE) == "OK"
+    map_(mx.mx_vmar_root_self(), vmo, RW | mx.MX_VM_FLAG_MAP_RANGE, size=4 * PAGE)
+    target: Any = face(vmo).object
+    assert target.attributed(0, 4 * PAGE) == 2 * PAGE
+    assert things.attempt(things.bti(), vmo, 2 * PAGE)[0] == "NOT_FOUND"
