@@ -109,16 +109,23 @@ def make_child(handle: Handle[Any], options: int, offset: int, size: int) -> Han
             made.immutable = bool(kind & VmoChild.SNAPSHOT)
         elif made.snapshot:
             granted = granted & ~int(Right.EXECUTE) | _WRITE
-        made.root_offset = parent.root_offset + offset
-        if entry.rights & _GET_PROPERTY:
-            made.name = parent.name
-        made.renamed()
-        parent.adopt(made)
-        try:
-            return entry.process.add(made, granted)
-        except BaseException:
-            made.release_if_idle()
-            raise
+        return handed_over(made, parent, entry, offset, granted)
+
+
+def handed_over(
+    made: VmoObject, parent: VmoObject, entry: HandleEntry, offset: int, granted: int
+) -> HandleEntry:
+    """The row of a new child, made through the handle of ``entry``. With the kernel's lock held."""
+    made.root_offset = parent.root_offset + offset
+    if entry.rights & _GET_PROPERTY:
+        made.name = parent.name
+    made.renamed()
+    parent.adopt(made)
+    try:
+        return entry.process.add(made, granted)
+    except BaseException:
+        made.release_if_idle()
+        raise
 
 
 def _only(kind: int, allowed: int) -> None:

@@ -5,6 +5,7 @@ Source: the mx_vmo_* pages of August 2017, and that kernel where they are silent
 
 from __future__ import annotations
 
+import ctypes
 from typing import Any
 
 import numpy as np
@@ -215,3 +216,17 @@ def test_the_end_of_an_object(strict: Strict) -> None:
             found = named(mx.mx_vmo_write(vmo, b"abc", size, length, actual))
             assert (found, actual.value) == (end[0], 0 if end[0] == "OK" else None)
         assert read(vmo, size + 1, 0)[0] == "OUT_OF_RANGE"
+
+
+def test_a_buffer_that_cannot_be_accessed() -> None:
+    """Source: a bad pointer is INVALID_ARGS, never a fault."""
+    root, vmo = mx.mx_vmar_root_self(), things.vmo(PAGE)
+    for size in (PAGE, 100 * PAGE):
+        source = things.vmo(size)
+        at = ok(mx.mx_vmar_map, root, 0, source, 0, size, 0)
+        bad = (ctypes.c_ubyte * size).from_address(at)
+        other = things.vmo(size)
+        assert named(mx.mx_vmo_read(other, bad, 0, size, Out())) == "INVALID_ARGS"
+        assert named(mx.mx_vmo_write(other, bad, 0, size, Out())) == "INVALID_ARGS"
+        fine(mx.mx_vmar_unmap, root, at, size)
+    assert read(vmo, 0, 1) == ("OK", bytes(1))

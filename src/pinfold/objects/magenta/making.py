@@ -26,7 +26,7 @@ from pinfold.objects.page_ops import checked_size
 from pinfold.objects.resource import Resource, ResourceKind
 from pinfold.objects.resource_object import ResourceObject
 from pinfold.objects.vmo import Vmo
-from pinfold.objects.vmo_child import copied
+from pinfold.objects.vmo_child import copied, handed_over
 from pinfold.rights import Right
 from pinfold.units import PAGE_MASK, PAGE_SHIFT, PAGE_SIZE, UINT64_MAX, ByteRange, page_up
 
@@ -38,7 +38,6 @@ if TYPE_CHECKING:
 _COPY_ON_WRITE: Final = 0x1
 _TO_CLONE: Final = int(Right.DUPLICATE | Right.READ)
 _OF_A_CLONE: Final = int(Right.PROPERTY | Right.WRITE)
-_GET_PROPERTY: Final = int(Right.GET_PROPERTY)
 
 
 # Memory -------------------------------------------------------------------------------------------
@@ -103,16 +102,7 @@ def clone(handle: Handle[Any], options: int, offset: int, size: int) -> HandleEn
         made = copied(parent, offset, size, resizable=True)
         made.body.borrowed = borrowed = RangeSet()
         borrowed.add(0, rounded >> PAGE_SHIFT)
-        made.root_offset = parent.root_offset + offset
-        if entry.rights & _GET_PROPERTY:
-            made.name = parent.name
-        made.renamed()
-        parent.adopt(made)
-        try:
-            return entry.process.add(made, entry.rights & VMO_RIGHTS | _OF_A_CLONE)
-        except BaseException:
-            made.release_if_idle()
-            raise
+        return handed_over(made, parent, entry, offset, entry.rights & VMO_RIGHTS | _OF_A_CLONE)
 
 
 def create_contiguous(resource: Handle[Any], size: int, log2: int) -> Vmo:

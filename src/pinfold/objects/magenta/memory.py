@@ -21,6 +21,7 @@ from pinfold.errors import (
     BufferTooSmall,
     InvalidArgs,
     NoMemory,
+    NotFound,
     NotSupported,
     OutOfRange,
 )
@@ -176,7 +177,7 @@ def _moved(
         if not told:
             raise InvalidArgs("nobody can be told how many bytes", remedy="pass an Out()")
         if left <= SHORT:
-            move(vmo, buffer[:left], offset)
+            _move(move, vmo, buffer[:left], offset)
             return left
         page_ops.begin_use(vmo)
     done = 0
@@ -185,11 +186,21 @@ def _moved(
             with kernel.lock:
                 room = max(byte_size(vmo) - offset - done, 0)
                 piece = buffer[done : min(left, done + SHORT, done + room)]
-                move(vmo, piece, offset + done)
+                _move(move, vmo, piece, offset + done)
             if not piece:
                 break
             done += len(piece)
     return done
+
+
+def _move(
+    move: Callable[[VmoObject, memoryview, int], None], vmo: VmoObject, piece: memoryview, at: int
+) -> None:
+    """One piece. A buffer over what cannot be accessed is a bad pointer like any other."""
+    try:
+        move(vmo, piece, at)
+    except NotFound as error:
+        raise InvalidArgs(error.message, asked=error.asked, remedy=error.remedy) from error
 
 
 # Pages --------------------------------------------------------------------------------------------
