@@ -336,4 +336,6 @@ def show(
         allowed &= ~WRITE
     made = Mapping(region, vmo, allowed, start, size, offset, follows=follows)
     region.map(start, start + size, made, backing.base + vmo.base + offset, perms)
+    if perms & WRITE:
+        vmo.body.own(vmo.base + offset, vmo.base + offset + size)
     return made

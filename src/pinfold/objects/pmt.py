@@ -57,7 +57,7 @@ class AddrForm(enum.Enum):
     COMPRESS = "compress"
     """One for every minimum contiguity: ``ceil(size / minimum_contiguity)``."""
     CONTIGUOUS = "contiguous"
-    """One, of a contiguous object."""
+    """One, of a contiguous object; of Magenta's pins, one of any range that is one run."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -76,7 +76,7 @@ UNPIN: Final = order(
     "mx_bti_unpin",
     mx.mx_bti_unpin,
     {"bti": "bti", "addrs": "buffer", "addrs_len": "u32"},
-    {"bti.kind": "bti", "addrs": 8, "addrs_len": 1, "bti.stuck": False},
+    {"bti.kind": "bti", "addrs": 8, "addrs_len": 1},
     (
         *required("bti", "MAP", barren="iommu", rich="vmo"),
         refused("addrs NULL", "INVALID_ARGS", addrs="null"),

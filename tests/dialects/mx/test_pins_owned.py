@@ -175,3 +175,36 @@ def test_of_two_threads_one_unpins(process: pf.Process) -> None:
         for thread in threads:
             thread.join()
         assert sorted(found) == ["INVALID_ARGS", "OK"]
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_an_anchor_of_the_hosts(process: pf.Process, known: bool) -> None:  # noqa: FBT001 - a parameter of the test
+    """The pages are locked by the host as well, in a step of its own; nothing is committed."""
+    bus = pf.open_bus("sim", anchor=pf.Anchor.MLOCK)
+    bti, vmo = ok(mx.mx_bti_create, number_of(bus), 1), things.vmo(4 * PAGE, committed=known)
+    if not known:
+        mapping = process.root.map(face(vmo), pf.VmOption.PERM_READ | pf.VmOption.PERM_WRITE)
+        mapping.view(0, 2 * PAGE)[:] = bytes(2 * PAGE)
+        mapping.unmap()
+        assert attempt(bti, vmo, PAGE, 2 * PAGE)[0] == "NOT_FOUND"
+    addrs = pin(bti, vmo, 0, 2 * PAGE)
+    device: Any = face(bti)
+    assert device.pins()[0].pinned.anchor is pf.Anchor.MLOCK
+    target: Any = face(vmo).object
+    assert target.attributed(0, 4 * PAGE) == (4 if known else 2) * PAGE
+    assert unpin(bti, addrs) == "OK"
+    pin(bti, vmo, 0, 2 * PAGE)
+    fine(mx.mx_handle_close, bti)
+    assert counts(vmo, 2) == [0, 0]
+
+
+def test_what_python_can_store_to_is_the_clones_own(process: pf.Process) -> None:
+    """A view of it, and a mapping that Python code or Zircon's call makes."""
+    bti, vmo = things.bti(), things.vmo(4 * PAGE)
+    clone = ok(mx.mx_vmo_clone, vmo, mx.MX_VMO_CLONE_COPY_ON_WRITE, 0, 4 * PAGE)
+    python: Any = face(clone)
+    python.view(PAGE, PAGE)[0] = 1
+    process.root.map(python, pf.VmOption.PERM_READ | pf.VmOption.PERM_WRITE, size=PAGE)
+    python.write(b"x", 3 * PAGE)
+    found = [attempt(bti, clone, page * PAGE)[0] for page in range(4)]
+    assert found == ["OK", "OK", "NOT_FOUND", "OK"]

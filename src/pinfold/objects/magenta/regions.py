@@ -110,8 +110,6 @@ def map_memory(
         start = _place(target, flags, perms << CAN_SHIFT, offset, whole)
         allowed = (region._entry.rights & vmo._entry.rights) >> RIGHT_SHIFT & PERMS
         mapping = show(target.region, memory, allowed, start, whole, vmo_offset, perms)
-        if perms & _WRITE_BIT:
-            _owned(mapping, start, start + whole)
     if flags & MAP_RANGE:
         if vmo_offset and not follows_docs(kernel):
             slip = InvalidArgs("MAP_RANGE with a memory offset", asked=vmo_offset)
@@ -218,7 +216,10 @@ def protect(region: Handle[Any], address: int, size: int, prot: int) -> None:
         target.region.protect(start, stop, prot)
         if prot & _WRITE_BIT:
             for piece in target.region.pieces(start, stop):
-                _owned(cast("Mapping", piece.mapped), start, stop)
+                low, high = max(start, piece.start), min(stop, piece.stop)
+                mapping = cast("Mapping", piece.mapped)
+                shift = mapping.vmo.base + mapping.vmo_offset - mapping.address
+                mapping.vmo.body.own(low + shift, high + shift)  # nothing tells us of stores
 
 
 def _check_protect(target: VmarObject, start: int, stop: int, prot: int) -> None:
@@ -298,12 +299,3 @@ def _range(target: VmarObject, address: int, size: int) -> tuple[int, int]:
     if not size or page_up(size) > UINT64_MAX:
         raise InvalidArgs("a range has at least a byte, and ends", asked=size, limit=UINT64_MAX)
     return target.range_of(address, size)
-
-
-def _owned(mapping: Mapping, start: int, stop: int) -> None:
-    """What can be stored to through a mapping is the object's own: nothing tells us of stores."""
-    body = mapping.vmo.body
-    if body.borrowed is not None:
-        low, high = max(start, mapping.address), min(stop, mapping.address + mapping.size)
-        shift = mapping.vmo.base + mapping.vmo_offset - mapping.address
-        body.own(low + shift, high + shift)
