@@ -98,6 +98,28 @@ def test_closing_inside_an_access_is_finished_later(process: pf.Process) -> None
     assert process.kernel.leaks == []
 
 
+def test_a_leak_is_on_record_once(process: pf.Process) -> None:
+    """One pin is refused, and the next has to wait. In its turn the first is left alone."""
+    bti, vmo = things.bti(), things.vmo(2 * PAGE)
+    first, second = pin(bti, vmo), pin(bti, vmo, PAGE)
+    assert first[0] != second[0]
+    target: Any = face(bti).object
+    token = next(iter(target.pins.values()))
+    revoke, answers = target.space.revoke, [HostError("revoke", OSError(5, "no")), Unavailable("")]
+
+    def answer(grant: Any) -> None:
+        if answers:
+            raise answers.pop(0)
+        revoke(grant)
+
+    target.space.revoke = answer
+    fine(mx.mx_handle_close, bti)
+    assert counts(vmo, 2) == [1, 0]
+    assert len(process.kernel.leaks) == 1
+    target.withdraw(token)  # so that the process can end
+    process.kernel.leaks.clear()
+
+
 def test_a_pin_that_cannot_be_handed_over_and_not_be_undone(process: pf.Process) -> None:
     """The addresses are not handed over: nobody can name the pin, and it is held all the same."""
     bti, vmo = things.bti(), things.vmo(PAGE)

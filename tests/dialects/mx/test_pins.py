@@ -199,6 +199,7 @@ def test_a_clone_has_no_memory_before_it_is_written(strict: Strict) -> None:
     assert [attempt(bti, clone, page * PAGE)[0] for page in range(4)] == ["NOT_FOUND"] * 4
     fine(mx.mx_vmo_write, clone, b"c", PAGE + 6, 1, Out())
     assert attempt(bti, clone, 0, 2 * PAGE)[0] == "NOT_FOUND"
+    assert attempt(bti, clone, PAGE, 2 * PAGE)[0] == "NOT_FOUND"
     addrs = pin(bti, clone, PAGE)
     device: Any = face(bti)
     assert device.master().read(int(addrs[0]), 7) == b"parentc"

@@ -84,6 +84,24 @@ def test_equal_addresses_the_oldest_goes_first() -> None:
     process.exit()
 
 
+def test_a_pin_that_somebody_is_ending_is_passed_over() -> None:
+    """Of equal ones the next is taken: two threads that unpin end two pins."""
+    process = pf.Process(pf.Kernel(seed=2, strict="kernel"))
+    with process:
+        bti, vmo = things.bti(), things.vmo(PAGE)
+        addrs = pin(bti, vmo)
+        pin(bti, vmo)
+        device: Any = face(bti)
+        older, newer = device.pins()
+        older.leaving = True  # as between the two halves of an unpin
+        assert unpin(bti, addrs) == "OK"
+        assert newer.state is PmtState.RELEASED
+        assert unpin(bti, addrs) == "INVALID_ARGS"
+        older.leaving = False
+        assert unpin(bti, addrs) == "OK"
+    process.exit()
+
+
 def test_another_devices_pin_cannot_be_removed(process: pf.Process) -> None:
     """Source: each BTI has its own pins, those of one id included."""
     del process

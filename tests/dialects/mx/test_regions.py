@@ -192,3 +192,18 @@ def test_map_range_gives_no_memory(process: pf.Process) -> None:
     target: Any = face(vmo).object
     assert target.attributed(0, 4 * PAGE) == 2 * PAGE
     assert things.attempt(things.bti(), vmo, 2 * PAGE)[0] == "NOT_FOUND"
+
+
+def test_a_hole_before_a_region_and_a_region_after_a_hole(process: pf.Process) -> None:
+    """Source: that kernel wants something at the start of the range, and then goes on from one
+    thing to the next: a region is found before the hole in front of it."""
+    del process
+    region, vmo = things.region(), things.vmo(PAGE)
+    base = things.info(region, mx.MX_INFO_VMAR).base
+    map_(region, vmo, RW | SPECIFIC, offset=2 * PAGE)
+    things.region(PAGE, mx.MX_VM_FLAG_CAN_MAP_READ | SPECIFIC, 4 * PAGE, parent=region)
+    assert named(mx.mx_vmar_protect(region, base + 3 * PAGE, 2 * PAGE, READ)) == "NOT_FOUND"
+    assert named(mx.mx_vmar_protect(region, base + 2 * PAGE, 3 * PAGE, READ)) == "INVALID_ARGS"
+    assert named(mx.mx_vmar_protect(region, base + 2 * PAGE, 2 * PAGE, READ)) == "NOT_FOUND"
+    map_(region, vmo, RW | SPECIFIC, offset=0)
+    assert named(mx.mx_vmar_protect(region, base, 3 * PAGE, READ)) == "NOT_FOUND"
