@@ -1,9 +1,10 @@
-# Writes the reference pages in docs/reference: errors.md, api.md and zircon_calls.md.
+# Writes the reference pages in docs/reference: errors.md, api.md, zircon_calls.md and
+# magenta_calls.md.
 #
 # errors.md comes from the error catalogue of the tests: every case is provoked here, and what the
 # error says is what the page prints. api.md comes from the docstrings of what `pinfold` exports,
-# and of the attributes beside them, which only the source has; zircon_calls.md from those of the
-# Zircon dialect.
+# and of the attributes beside them, which only the source has; zircon_calls.md and magenta_calls.md
+# from those of the dialects.
 #
 # The output is the same on every run. What differs between runs or machines is left out of the
 # messages: addresses of this process, and the facts that a case declares to vary.
@@ -26,7 +27,7 @@ from tests.stage import CannotHappen, Case, Stage  # noqa: E402 - needs the path
 
 import pinfold  # noqa: E402 - needs the path above
 from pinfold import errors  # noqa: E402 - needs the path above
-from pinfold.dialects import zx  # noqa: E402 - needs the path above
+from pinfold.dialects import mx, zx  # noqa: E402 - needs the path above
 from pinfold.errors import PinfoldError  # noqa: E402 - needs the path above
 from pinfold.objects.handle import Handle  # noqa: E402 - needs the path above
 
@@ -46,7 +47,8 @@ def generate(target: Path) -> list[Path]:
     pages = {
         "errors.md": errors_page(),
         "api.md": api_page(),
-        "zircon_calls.md": zircon_page(),
+        "zircon_calls.md": calls_page(zx, ZIRCON_HEAD),
+        "magenta_calls.md": calls_page(mx, MAGENTA_HEAD),
     }
     for name, text in pages.items():
         (target / name).write_text(text, encoding="utf-8")
@@ -303,7 +305,7 @@ class Bare:
         return self.text
 
 
-# Zircon's calls ----------------------------------------------------------------------------------
+# The dialects' calls -----------------------------------------------------------------------------
 
 ZIRCON_HEAD: Final = """\
 # Zircon's calls, one by one
@@ -313,17 +315,26 @@ Errors are listed in the order in which they are found: the first one is returne
 """
 
 
-def zircon_page() -> str:
-    """The whole of zircon_calls.md."""
+MAGENTA_HEAD: Final = """\
+# Magenta's calls, one by one
+
+What `pinfold.dialects.mx` has, from the docstrings. [](../magenta.md) says how calls are typed.
+Errors are listed in the order in which they are found: the first one is returned.
+"""
+
+
+def calls_page(dialect: Any, head: str) -> str:
+    """The whole of a dialect's page."""
+    prefix = dialect.__name__.rpartition(".")[2] + "_"
     calls = {
         name: value
-        for name, value in vars(zx).items()
-        if name in zx.__all__ and inspect.isfunction(value)
+        for name, value in vars(dialect).items()
+        if name in dialect.__all__ and inspect.isfunction(value)
     }
-    parts = [ZIRCON_HEAD]
+    parts = [head]
     for title, chosen in (
-        ("## Calls\n", sorted(name for name in calls if name.startswith("zx_"))),
-        ("## Beside them\n", sorted(name for name in calls if not name.startswith("zx_"))),
+        ("## Calls\n", sorted(name for name in calls if name.startswith(prefix))),
+        ("## Beside them\n", sorted(name for name in calls if not name.startswith(prefix))),
     ):
         parts.append(title)
         for name in chosen:

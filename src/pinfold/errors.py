@@ -29,6 +29,7 @@ class Status(enum.Enum):
     BAD_STATE = "BAD_STATE"
     NOT_FOUND = "NOT_FOUND"
     ALREADY_EXISTS = "ALREADY_EXISTS"
+    ALREADY_BOUND = "ALREADY_BOUND"
     UNAVAILABLE = "UNAVAILABLE"
     TIMED_OUT = "TIMED_OUT"
     CANCELED = "CANCELED"
@@ -184,6 +185,12 @@ class AlreadyExists(PinfoldError, FileExistsError):
     """Something is there already; ``holder`` names it."""
 
     status = Status.ALREADY_EXISTS
+
+
+class AlreadyBound(PinfoldError, RuntimeError):
+    """A page is in a pin of this device's already; ``asked`` is where it begins."""
+
+    status = Status.ALREADY_BOUND
 
 
 class NoMemory(PinfoldError, MemoryError):

@@ -16,11 +16,12 @@ import pytest
 
 from pinfold.dialects import Out, zx
 
+from .refused import name_of
 from .settings import Setting, arranged, impossible
-from .things import status
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
+    from contextlib import AbstractContextManager
 
     Fields = Mapping[str, Any]
 
@@ -46,14 +47,16 @@ class Order:
     """A call that succeeds as it is, and its faults in the order in which it finds them.
 
     Attributes:
-      args: its parameters, in order, each with its kind: u32, u64, out, buffer, or the prefix of
-        the fields that say what a handle is to.
+      args: its parameters, in order, each with its kind: u32, u64, out, buffer, address (counted
+        from the setting's base), or the prefix of the fields that say what a handle is to.
       fields: of the setting in which it succeeds, beside what `settings.DEFAULTS` has.
       faults: the earlier of two decides.
       pairs: how many pairs of faults can be there at once. A pair that goes unnoticed is a check
         whose order nobody looks at.
       unlike: pairs that are not two faults together, and why.
       consumes: parameters whose handle is gone even after an error.
+      dialect: whose call it is.
+      arranged, impossible: make the setting, or say why it cannot be.
     """
 
     name: str
@@ -64,6 +67,9 @@ class Order:
     pairs: int
     unlike: Mapping[tuple[str, str], str] = field(default_factory=dict)
     consumes: frozenset[str] = frozenset()
+    dialect: Any = zx
+    arranged: Callable[[Fields], AbstractContextManager[Setting]] = arranged
+    impossible: Callable[[Fields], str | None] = impossible
 
     def setting(self, *faults: Fault) -> dict[str, Any] | None:
         """The fields with those faults; None where two of them want one field otherwise."""
@@ -85,7 +91,7 @@ class Order:
             if fields is None:
                 others[names] = "one field cannot have two values"
             else:
-                reason = self.unlike.get(names) or impossible(fields)
+                reason = self.unlike.get(names) or self.impossible(fields)
                 if reason:
                     others[names] = reason
                 else:
@@ -108,9 +114,9 @@ def attempts(orders: Iterable[Order]) -> list[Any]:
 
 def check_success(order: Order) -> None:
     """As it is it succeeds, so that what the faults give is theirs."""
-    with arranged(order.fields) as setting:
+    with order.arranged(order.fields) as setting:
         args = arguments(order, setting)
-        assert zx.zx_status_get_string(order.function(*args.values())) == "ZX_OK"
+        assert name_of(order.function(*args.values()), order.dialect) == "OK"
         for value in args.values():
             assert not isinstance(value, Out) or value.value is not None
 
@@ -119,13 +125,15 @@ def check_refusal(order: Order, faults: tuple[Fault, ...]) -> None:
     """The first fault decides; no output parameter is written, and nothing has changed."""
     fields = order.setting(*faults)
     assert fields is not None
-    with arranged(fields) as setting:
+    with order.arranged(fields) as setting:
         args = arguments(order, setting)
         before = setting.standing(without={args[name] for name in order.consumes})
+        buffers = [bytes(value) for value in args.values() if isinstance(value, bytearray)]
         found = order.function(*args.values())
-        assert zx.zx_status_get_string(found) == zx.zx_status_get_string(status(faults[0].status))
+        assert name_of(found, order.dialect) == faults[0].status
         for value in args.values():
             assert not isinstance(value, Out) or value.value is None
+        assert buffers == [bytes(value) for value in args.values() if isinstance(value, bytearray)]
         assert setting.standing() == before
 
 
@@ -151,6 +159,8 @@ def arguments(order: Order, setting: Setting) -> dict[str, Any]:
             found[name] = setting.fields[name]
         elif kind == "buffer":
             found[name] = setting.buffer(setting.fields[name])
+        elif kind == "address":
+            found[name] = setting.base + setting.fields[name]
         else:
             found[name] = setting.number(kind)
     return found
@@ -158,7 +168,7 @@ def arguments(order: Order, setting: Setting) -> dict[str, Any]:
 
 # What C could not have passed ---------------------------------------------------------------------
 
-_BITS = {"u32": 32, "u64": 64}
+_BITS = {"u32": 32, "u64": 64, "address": 64}
 
 
 def misfits(orders: Iterable[Order]) -> list[Any]:
@@ -188,7 +198,7 @@ def misfits(orders: Iterable[Order]) -> list[Any]:
 
 def check_misfit(order: Order, name: str, value: object, error: type[Exception]) -> None:
     """It is Python's own error, raised before anything is done."""
-    with arranged(order.fields) as setting:
+    with order.arranged(order.fields) as setting:
         args = arguments(order, setting)
         before = setting.standing()
         with pytest.raises(error):

@@ -12,9 +12,11 @@ if TYPE_CHECKING:
     from .faulty import Call, Fault
 
 
-def name_of(status: int) -> str:
+def name_of(status: int, dialect: Any = zx) -> str:
     """The status without its prefix: ``OK``, ``BAD_HANDLE``."""
-    return zx.zx_status_get_string(status).removeprefix("ZX_").removeprefix("ERR_")
+    prefix = dialect.__name__.rpartition(".")[2]
+    name: str = getattr(dialect, f"{prefix}_status_get_string")(status)
+    return name.removeprefix(f"{prefix.upper()}_").removeprefix("ERR_")
 
 
 def standing(kernel: pf.Kernel) -> tuple[int, ...]:

@@ -97,6 +97,8 @@ class Setting:
     stack: ExitStack
     vmos: dict[str, pf.Vmo] = field(default_factory=dict)
     numbers: dict[str, int] = field(default_factory=dict)
+    base: int = 0
+    """What addresses among the arguments are counted from."""
 
     def number(self, handle: str) -> int:
         """The number of the handle whose fields have that prefix."""

@@ -62,7 +62,8 @@ class Bti(Handle[BtiObject]):
     """A handle to one device's authority to reach host memory. `Iommu.initiator` makes one.
 
     Closed while pins are live, the pins stay: each can still be unpinned. Closed while pins are in
-    quarantine, those are leaked, listed in ``Kernel.leaks``.
+    quarantine, those are leaked, listed in ``Kernel.leaks``. Pins that Magenta's calls made have no
+    token, and end with the last handle.
     """
 
     __slots__ = ()

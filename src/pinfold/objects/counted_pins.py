@@ -116,7 +116,9 @@ class CountedPins:
                 raise
             with kernel.lock:
                 for hold in taken:
-                    hold.stretch.vmo.pages.remember(hold.stretch.first << PAGE_SHIFT, hold.size)
+                    start, vmo = hold.stretch.first << PAGE_SHIFT, hold.stretch.vmo
+                    vmo.pages.remember(start, hold.size)
+                    vmo.body.own(start, start + hold.size)
                 for stretch in found:
                     book = self.books[stretch.vmo.pages]
                     (book.long if long else book.short).raise_(stretch.first, stretch.last)

@@ -12,6 +12,8 @@
 # unpin() is revoked but stays pinned ("quarantined") until release_quarantine(): we cannot know
 # that the device has gone quiet.
 #
+# A pin of Magenta's has no handle: it is listed (listed_pins.py), and ends with its Bti's last one.
+#
 # Undoing a pin stops at the first step that fails: an ExitStack would run the steps beneath a
 # failed revoke and unpin memory that the device still reaches.
 #
@@ -26,6 +28,7 @@ from pinfold.errors import BadHandle, BadState, InvalidArgs, Unavailable
 from pinfold.memory.locks import log
 from pinfold.memory.pinned import Anchor
 from pinfold.objects.kernel import Leak
+from pinfold.objects.listed_pins import ListedPins
 from pinfold.objects.object import KernelObject, ObjectType
 from pinfold.objects.pmt import PMT_RIGHTS, PmtObject, PmtState
 from pinfold.units import UINT64_MAX
@@ -35,14 +38,13 @@ if TYPE_CHECKING:
     from pinfold.objects.handle import HandleEntry
     from pinfold.objects.iommu import IommuObject
     from pinfold.objects.memory_object import VmoObject
-    from pinfold.objects.pmt import AddrForm
-    from pinfold.objects.process import Process
+    from pinfold.objects.pmt import AddrForm, E, Holder
 
 
 class BtiObject(KernelObject):
     """What every handle to a device's authority shares."""
 
-    __slots__ = ("iommu", "left", "limits", "owner", "pins", "quarantined", "space")
+    __slots__ = ("iommu", "left", "limits", "listed", "owner", "pins", "quarantined", "space")
 
     object_type = ObjectType.BTI
     has_name = True
@@ -58,6 +60,8 @@ class BtiObject(KernelObject):
         """Every token that still holds pages, by koid."""
         self.quarantined: dict[int, PmtObject] = {}
         """Those of them that are QUARANTINED or STUCK."""
+        self.listed = ListedPins()
+        """Those of them that have no handle, and are found by their addresses."""
         self.owner = ""
         """Who answers for its pins, for people."""
         self.renamed()
@@ -87,16 +91,17 @@ class BtiObject(KernelObject):
 
     def grant(
         self,
-        process: Process,
+        holder: Holder[E],
         vmo: VmoObject,
         pinned: PinnedRange,
         perms: int,
         form: AddrForm,
         count: int | None = None,
-    ) -> HandleEntry:
+    ) -> E:
         """The second half of a pin: the pages are held, now the bus may grant them.
 
         Args:
+          holder: gets the token.
           count: the addresses that the caller has room for, which have to be as many as there are;
             None where the caller asks how many there are.
 
@@ -124,7 +129,7 @@ class BtiObject(KernelObject):
                     available=-(-pinned.size // token.step),
                     remedy="give an array of exactly that length",
                 )
-            return process.add(token, PMT_RIGHTS)
+            return holder.add(token, PMT_RIGHTS)
         except BaseException:
             self.withdraw(token)
             raise
@@ -163,8 +168,8 @@ class BtiObject(KernelObject):
                     self.withdraw(token)
                     return
             except BaseException:
-                # Whatever broke it off, near the limit of recursion for one: a token that still
-                # holds its pages is where release_quarantine() finds it. No call is made here.
+                # Whatever broke it off, RecursionError for one: a token that still holds its pages
+                # is where release_quarantine() finds it. No call is made here.
                 if token.koid in self.pins:
                     token.leaving = False
                     if entry.value not in entry.process.handles:  # else nothing happened yet
@@ -172,6 +177,25 @@ class BtiObject(KernelObject):
                         self.quarantined[token.koid] = token
                 raise
         self.unpin_marked(token)
+
+    def unpin_listed(self, addresses: bytes) -> None:
+        """End the oldest listed pin that gave exactly these addresses.
+
+        Raises:
+          InvalidArgs: there is none that nobody else is ending.
+          What the bus or the anchor raises: the pages are held. The same call tries again.
+
+        Source: mx_bti_unpin.
+        """
+        with self.kernel.lock:
+            token = self.listed.oldest(addresses)
+            token.leaving = True
+        try:
+            self.unpin_marked(token)
+        except BaseException:  # as in `unpin`
+            if token.koid in self.pins:
+                token.leaving = False
+            raise
 
     def unpin_marked(self, token: PmtObject) -> None:
         """The rest of an unpin whose token is marked as leaving: the anchor may take its time."""
@@ -231,6 +255,8 @@ class BtiObject(KernelObject):
         del self.pins[token.koid]
         if self.quarantined:
             self.quarantined.pop(token.koid, None)
+        if self.listed:
+            self.listed.remove(token)
         self.kernel.forget(token)
         vmo = token.vmo
         vmo.pins -= 1
@@ -247,8 +273,9 @@ class BtiObject(KernelObject):
         # between the end of the last handle and that.
         tokens = [
             token
-            for token in self.pins.values()
-            if not token.leaving and (token.koid in self.quarantined or not token.handle_count)
+            for koid, token in self.pins.items()
+            if not token.leaving
+            and (koid in self.quarantined or not (token.handle_count or koid in self.listed))
         ]
         for token in tokens:
             token.leaving = True
@@ -310,14 +337,43 @@ class BtiObject(KernelObject):
     # The end ------------------------------------------------------------------------------------
 
     def on_zero_handles(self) -> None:
-        """No more pins can be made. Live tokens can still be unpinned; quarantined ones leak.
+        """No more pins can be made. Listed ones end, tokens can be unpinned, quarantined ones leak.
 
-        Source: Zircon, a BTI that is closed with quarantined tokens leaks them for ever.
+        Source: Zircon, a BTI that is closed with quarantined tokens leaks them for ever; Magenta.
         """
         for token in self.quarantined.values():
-            if not token.leaving:  # somebody is releasing it
+            if not token.leaving and token.koid not in self.listed:  # somebody is releasing it
                 self._leak(token.pinned)
-        self.leave_if_idle()
+        try:
+            self.settle()
+        except Unavailable:
+            self.kernel.lock.later(self)
+
+    def _end_listed(self) -> None:
+        """Unpin what is listed, and raise the first refusal: that pin is a leak on record.
+
+        Raises:
+          Unavailable: a finaliser inside an access of its own thread; the rest is done later.
+        """
+        failed: Exception | None = None
+        for token in self.listed.tokens():
+            if token.leaving:  # somebody is unpinning it
+                continue
+            try:
+                if token.granted:
+                    self.space.revoke(token.grant)
+                    token.granted = False
+                self.withdraw(token)
+            except Unavailable:
+                self.space.notify_idle(self.kernel.lock.settle)
+                raise
+            except Exception as error:
+                if token.granted:  # `withdraw` has seen to its own failures
+                    self._stick(token)
+                self.listed.remove(token)  # it is on record as a leak
+                failed = failed or error
+        if failed is not None:
+            raise failed
 
     def leave_if_idle(self) -> None:
         """Leave the bus once there is neither a handle nor a token."""
@@ -339,5 +395,6 @@ class BtiObject(KernelObject):
         self.iommu.leave()
 
     def settle(self) -> None:
-        """What was put off until no access of the thread is under way."""
+        """What the last handle leaves to be done, when no access of the thread is under way."""
+        self._end_listed()
         self._leave()

@@ -70,7 +70,7 @@ class Kernel:
         many as there are.
       seed: of the policies that scatter simulated physical addresses.
       strict: whom to follow where a system's pages and its kernel differ: ``"docs"`` or
-        ``"kernel"``. None leaves it to the dialect; Zircon's follows the kernel.
+        ``"kernel"``. None leaves it to the dialect: Zircon's has the kernel, Magenta's the docs.
       debug_syscalls: calls that are for debugging only are there.
     """
 

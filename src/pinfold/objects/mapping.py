@@ -308,3 +308,34 @@ class Mapping(Mapped):
     def __repr__(self) -> str:
         stop = self.address + self.size
         return f"<Mapping [{self.address:#x}, {stop:#x}) of {self._vmo} at {self.vmo_offset:#x}>"
+
+
+def show(
+    region: Region,
+    vmo: VmoObject,
+    allowed: int,
+    start: int,
+    size: int,
+    offset: int,
+    perms: int,
+    *,
+    follows: bool = False,
+) -> Mapping:
+    """Map a part of a memory object at an address that is free, or whose pieces are replaced.
+
+    Called with the kernel's lock held, and the caller has checked all there is to check.
+
+    Args:
+      allowed: permissions that both handles allow.
+
+    Raises:
+      BadState, NoMemory, AccessDenied, HostError: as `Region.map`.
+    """
+    backing = vmo.pages.backing
+    if not backing.writable:
+        allowed &= ~WRITE
+    made = Mapping(region, vmo, allowed, start, size, offset, follows=follows)
+    region.map(start, start + size, made, backing.base + vmo.base + offset, perms)
+    if perms & WRITE:
+        vmo.body.own(vmo.base + offset, vmo.base + offset + size)
+    return made

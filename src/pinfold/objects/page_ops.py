@@ -45,6 +45,7 @@ def commit(vmo: VmoObject, offset: int, size: int) -> None:
         vmo.pages.commit(start, stop - start)
         with kernel.lock:
             vmo.pages.remember(start, stop - start, epoch)
+            vmo.body.own(start, stop)
 
 
 def committable(vmo: VmoObject, offset: int, size: int) -> tuple[int, int]:

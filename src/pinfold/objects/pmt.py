@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 
 from pinfold import sites
 from pinfold.errors import BadHandle
@@ -57,7 +57,7 @@ class AddrForm(enum.Enum):
     COMPRESS = "compress"
     """One for every minimum contiguity: ``ceil(size / minimum_contiguity)``."""
     CONTIGUOUS = "contiguous"
-    """One, of a contiguous object."""
+    """One, of a contiguous object; of Magenta's pins, one of any range that is one run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +128,16 @@ class PmtObject(KernelObject):
         if self.form is AddrForm.COMPRESS:
             return self.bti.limits.minimum_contiguity
         return self.pinned.size
+
+
+E = TypeVar("E", covariant=True)
+
+
+class Holder(Protocol[E]):
+    """Who is to have the token of a pin: a process in its table, or a device in its list."""
+
+    def add(self, target: PmtObject, rights: int, /) -> E:
+        """Take it, with the kernel's lock held. If this raises, the pin is undone."""
 
 
 class Pmt(Handle[PmtObject]):

@@ -1,7 +1,6 @@
 # The object behind a handle to an address region, and the rules of placing in it.
 #
-# Source: Zircon's VmAddressRegion for the order of checks, which is the order of the code here: the
-# first that fails decides the error. mx_vmar_map and zx_vmar_map have the errors' names.
+# Source: Zircon's VmAddressRegion for the order of checks: the first that fails decides the error.
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from pinfold.objects.vmoption import (
     CAN_RWX,
     CAN_SHIFT,
     CAN_SPECIFIC,
+    COMPACT,
     OVERWRITE,
     PLACED,
     RIGHT_SHIFT,
@@ -30,9 +30,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from pinfold.memory.mapped import Piece
+    from pinfold.objects.handle import HandleEntry
     from pinfold.objects.kernel import Kernel
     from pinfold.objects.mapping import Mapping
     from pinfold.objects.memory_object import VmoObject
+    from pinfold.objects.process import Process
 
 _BASIC: Final = int(Right.TRANSFER | Right.DUPLICATE | Right.INSPECT | Right.OP_CHILDREN)
 
@@ -107,10 +109,7 @@ class VmarObject(KernelObject):
         return made
 
     def tear_down(self) -> None:
-        """End a root region as process death does. Called with the kernel's lock held.
-
-        Views that are in use are no obstacle; their addresses stay reserved while they live.
-        """
+        """End a root region as process death does; see `AddressSpace.close`. Lock held."""
         self.kernel.spaces.pop(self.region.base, None)
         self.region.space.close()
 
@@ -225,6 +224,25 @@ class VmarObject(KernelObject):
                 remedy="unmap something, or use a larger region",
             )
         return found
+
+    def allocated(
+        self,
+        process: Process,
+        start: int,
+        size: int,
+        options: int,
+        name: str,
+        rights: int | None = None,
+    ) -> HandleEntry:
+        """The row of a child region where `place` has found room; its own rights by default."""
+        made = VmarObject(process.kernel, options & (CAN_RWX | CAN_SPECIFIC | COMPACT), name)
+        compact = bool(options & COMPACT)
+        made.region = self.region.allocate(start, start + size, made, compact=compact)
+        try:
+            return process.add(made, made.default_rights if rights is None else rights)
+        except BaseException:
+            made.region.destroy()
+            raise
 
     def _check_free(self, region: Region, start: int, stop: int, *, over: bool) -> None:
         for low, high, child in region.children.overlapping(start, stop):

@@ -15,6 +15,7 @@ from operator import index
 from typing import TYPE_CHECKING, Final, cast
 
 from pinfold.errors import AccessDenied, BadState, InvalidArgs, OutOfRange, PinfoldError
+from pinfold.memory.hosterrors import noted
 from pinfold.memory.mapped import READ, WRITE, Piece
 from pinfold.memory.ranges import RangeSet
 from pinfold.memory.regions import populate
@@ -216,6 +217,16 @@ def enter_pages(mapping: Mapping, start: int, stop: int) -> None:
                 readable.add(low, high)
         if all(readable.covers(low, high) for low, high in entered):
             raise
+
+
+def enter_all(mapping: Mapping) -> None:
+    """`enter_pages`, of what was just mapped: if a page cannot be entered, it is unmapped."""
+    try:
+        enter_pages(mapping, mapping.address, mapping.address + mapping.size)
+    except BaseException as error:
+        with noted("unmap it again; it stays mapped", error):
+            mapping.unmap()
+        raise
 
 
 def _readable(mapping: Mapping, start: int, stop: int) -> list[tuple[int, int]]:

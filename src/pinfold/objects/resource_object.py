@@ -161,6 +161,14 @@ class ResourceObject(KernelObject):
         Source: zx_vmo_create_physical: the resource is looked at before the address is.
         """
         self.check(_MMIO, address, size)
+        return self.shown(address, size)
+
+    def shown(self, address: int, size: int) -> tuple[Backing, DeviceHold]:
+        """`window`, for a caller that has checked what the resource stands for.
+
+        Raises:
+          InvalidArgs, OutOfRange, NoMemory, HostError: as `window`.
+        """
         if not is_page_aligned(address):
             raise InvalidArgs("a physical address is page-aligned", asked=address, limit=PAGE_SIZE)
         if address + size > UINT64_MAX + 1:

@@ -169,6 +169,9 @@ class Space:
                     with noted("put back what was there", error):
                         stretch.vmo.pages.write_from(memoryview(before), offset)
                 raise
+            with self.process.kernel.lock:
+                for offset, part, stretch in parts:
+                    stretch.vmo.body.own(offset, offset + len(part))
 
     def _parts(
         self, address: int, data: memoryview, stack: ExitStack

@@ -17,18 +17,15 @@ from operator import index
 from typing import TYPE_CHECKING, Final
 
 from pinfold.errors import BufferTooSmall, InvalidArgs, NotSupported, OutOfRange
-from pinfold.memory.hosterrors import noted
-from pinfold.objects.mapping import Mapping
+from pinfold.objects.mapping import Mapping, show
 from pinfold.objects.memory_object import memory_of
 from pinfold.objects.process import current_process
 from pinfold.objects.region import MapsRecord, VmarObject, VmarStatistics
-from pinfold.objects.region_ops import VmarOp, VmarOps, enter_pages
+from pinfold.objects.region_ops import VmarOp, VmarOps, enter_all
 from pinfold.objects.vmoption import (
     ALLOW_FAULTS,
     CAN_RWX,
     CAN_SHIFT,
-    CAN_SPECIFIC,
-    COMPACT,
     MAP_RANGE,
     NOT_FOR_ALLOCATE,
     PERMS,
@@ -53,7 +50,7 @@ __all__ = ["MapsRecord", "VmOption", "Vmar", "VmarObject", "VmarOp", "VmarStatis
 
 _OP_CHILDREN: Final = int(Right.OP_CHILDREN)
 _INSPECT: Final = int(Right.INSPECT)
-_READ_BIT, _WRITE_BIT = 1, 2  # of the permissions
+_READ_BIT = 1  # of the permissions
 
 
 class Vmar(VmarOps):
@@ -138,16 +135,7 @@ class Vmar(VmarOps):
             if options & NOT_FOR_ALLOCATE:
                 raise not_taken("allocate", options & NOT_FOR_ALLOCATE)
             start = target.place(options, can, offset, size)
-            made = VmarObject(process.kernel, options & (CAN_RWX | CAN_SPECIFIC | COMPACT), name)
-            made.region = target.region.allocate(
-                start, start + size, made, compact=bool(options & COMPACT)
-            )
-            try:
-                entry = process.add(made, made.default_rights)
-            except BaseException:
-                made.region.destroy()
-                raise
-            return self.wrap(entry)
+            return self.wrap(target.allocated(process, start, size, options, name))
 
     def map(
         self,
@@ -245,27 +233,18 @@ class Vmar(VmarOps):
                     remedy="map what there is, or add ALLOW_FAULTS",
                 )
             start = target.place(options, can, offset, size)
-            backing = memory.pages.backing
-            if not backing.writable:
-                allowed &= ~_WRITE_BIT
-            mapping = Mapping(
+            mapping = show(
                 target.region,
                 memory,
                 allowed,
                 start,
                 size,
                 vmo_offset,
+                perms,
                 follows=bool(options & STREAM),
             )
-            at = backing.base + memory.base + vmo_offset
-            target.region.map(start, start + size, mapping, at, perms)
         if options & MAP_RANGE:
-            try:
-                enter_pages(mapping, start, start + size)
-            except BaseException as error:
-                with noted("unmap it again; it stays mapped", error):
-                    mapping.unmap()
-                raise
+            enter_all(mapping)
         return mapping
 
     def protect(self, address: int, size: int, options: VmOption | int) -> None:

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from pinfold.objects.bti import Bti
     from pinfold.objects.process import Process
     from pinfold.objects.resource import Resource
+    from pinfold.objects.resource_object import DeviceHold
 
 __all__ = ["CachePolicy", "Vmo", "VmoChild", "VmoObject", "VmoStatistics"]
 
@@ -101,11 +102,13 @@ class Vmo(VmoRelatives):
         *,
         resizable: bool = False,
         stream: int | None = None,
+        rights: int | None = None,
         finish: Callable[[VmoObject], None] | None = None,
     ) -> VmoObject:
         """Make the object and open this handle to it; the backing is closed on failure.
 
         Args:
+          rights: of the handle; by default what a new object's has.
           finish: makes the object what it is to be, before anybody can find it: another thread may
             end the process, and its handles with it, as soon as there is one.
         """
@@ -117,10 +120,10 @@ class Vmo(VmoRelatives):
                 try:
                     if finish is not None:
                         finish(target)
-                    rights = target.default_rights
+                    granted = target.default_rights if rights is None else rights
                     if not backing.writable:
-                        rights &= ~_WRITE
-                    self._open(process.add(target, rights))
+                        granted &= ~_WRITE
+                    self._open(process.add(target, granted))
                 except BaseException:
                     target.pages.abandon()
                     raise
@@ -200,6 +203,23 @@ class Vmo(VmoRelatives):
         with process.kernel.lock:
             if bti._demand(BtiObject, _MAP).kernel is not process.kernel:
                 raise InvalidArgs(f"{bti!r} belongs to another kernel", remedy="make both in one")
+        return cls.one_run(process, size, alignment, name=name)
+
+    @classmethod
+    def one_run(
+        cls,
+        process: Process,
+        size: int,
+        alignment: int,
+        *,
+        name: str = "",
+        rights: int | None = None,
+    ) -> Vmo:
+        """`contiguous`, for a caller that has checked who may have it, and what they ask for.
+
+        Args:
+          rights: of the handle; by default what a new object's has.
+        """
         backing = Backing.memfd(checked_size(size), name=name, resizable=False)
         made = cls.__new__(cls)
         target = made._adopt(
@@ -207,6 +227,7 @@ class Vmo(VmoRelatives):
             backing,
             name,
             stream=0,
+            rights=rights,
             finish=lambda vmo: vmo.pages.make_contiguous(alignment),
         )
         try:
@@ -253,6 +274,24 @@ class Vmo(VmoRelatives):
             if owner.kernel is not process.kernel:
                 raise InvalidArgs(f"{owner} belongs to another kernel", remedy="make both in one")
             backing, hold = owner.window(address, size)
+        return cls.over_device(process, address, backing, hold, name=name)
+
+    @classmethod
+    def over_device(
+        cls,
+        process: Process,
+        address: int,
+        backing: Backing,
+        hold: DeviceHold,
+        *,
+        name: str = "",
+        rights: int | None = None,
+    ) -> Vmo:
+        """`physical`, over device memory that a resource has given; it is given back on failure.
+
+        Args:
+          rights: of the handle; by default what a new object's has.
+        """
 
         def finish(vmo: VmoObject) -> None:
             vmo.body.device = hold
@@ -262,7 +301,7 @@ class Vmo(VmoRelatives):
 
         made = cls.__new__(cls)
         try:
-            made._adopt(process, backing, name, stream=0, finish=finish)
+            made._adopt(process, backing, name, stream=0, rights=rights, finish=finish)
         except BaseException:
             with process.kernel.lock:
                 hold.leave()

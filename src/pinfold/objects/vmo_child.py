@@ -109,16 +109,23 @@ def make_child(handle: Handle[Any], options: int, offset: int, size: int) -> Han
             made.immutable = bool(kind & VmoChild.SNAPSHOT)
         elif made.snapshot:
             granted = granted & ~int(Right.EXECUTE) | _WRITE
-        made.root_offset = parent.root_offset + offset
-        if entry.rights & _GET_PROPERTY:
-            made.name = parent.name
-        made.renamed()
-        parent.adopt(made)
-        try:
-            return entry.process.add(made, granted)
-        except BaseException:
-            made.release_if_idle()
-            raise
+        return handed_over(made, parent, entry, offset, granted)
+
+
+def handed_over(
+    made: VmoObject, parent: VmoObject, entry: HandleEntry, offset: int, granted: int
+) -> HandleEntry:
+    """The row of a new child, made through the handle of ``entry``. With the kernel's lock held."""
+    made.root_offset = parent.root_offset + offset
+    if entry.rights & _GET_PROPERTY:
+        made.name = parent.name
+    made.renamed()
+    parent.adopt(made)
+    try:
+        return entry.process.add(made, granted)
+    except BaseException:
+        made.release_if_idle()
+        raise
 
 
 def _only(kind: int, allowed: int) -> None:
@@ -210,11 +217,11 @@ def _snapshot(parent: VmoObject, kind: int, offset: int, size: int) -> VmoObject
     if parent.is_slice:
         raise NotSupported(f"{parent} is a slice", remedy="take a snapshot of what it is a part of")
     parent.pages.refuse_if_pinned("take a snapshot", 0, parent.size)
-    return _copied(parent, offset, size, resizable=bool(kind & _RESIZABLE))
+    return copied(parent, offset, size, resizable=bool(kind & _RESIZABLE))
 
 
-def _copied(parent: VmoObject, offset: int, size: int, *, resizable: bool) -> VmoObject:
-    """A snapshot that has been checked: the pages are copied here."""
+def copied(parent: VmoObject, offset: int, size: int, *, resizable: bool) -> VmoObject:
+    """A snapshot that has been checked: the pages are copied here. With the kernel's lock held."""
     kernel = parent.kernel
     backing = Backing.memfd(page_up(size), name=parent.name, resizable=resizable)
     try:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 _READ: Final = int(Right.READ)
 _WRITE: Final = int(Right.WRITE)
 
-_SHORT: Final = 256 * KIB
+SHORT: Final = 256 * KIB
 """Bytes that are moved in one holding of the kernel's lock; more is moved without it."""
 
 
@@ -71,11 +71,11 @@ class VmoContents(VmoSizes):
         with kernel.lock:
             target = self._within(_READ, offset, len(view))
             if _is_short(target, len(view)):
-                _fill(target, view, offset)
+                fill(target, view, offset)
                 return len(view)
             target.in_use += 1
         with letting_go(kernel, target):
-            _fill(target, view, offset)
+            fill(target, view, offset)
         return len(view)
 
     def _within(self, right: int, offset: int, size: int) -> VmoObject:
@@ -120,14 +120,14 @@ class VmoContents(VmoSizes):
         with kernel.lock:
             target = self._writable(offset, len(view))
             if _is_short(target, len(view)):
-                _take(target, view, offset)
+                take(target, view, offset)
                 return len(view)
             target.in_use += 1
         with letting_go(kernel, target):
             if target.resizable:
                 self._write_under_lock(view, offset)
             else:
-                _take(target, view, offset)
+                take(target, view, offset)
         return len(view)
 
     def _write_under_lock(self, view: memoryview, offset: int) -> None:
@@ -135,11 +135,11 @@ class VmoContents(VmoSizes):
 
         Without the lock another thread could shrink the object between the check and the write.
         """
-        for at in range(0, len(view), _SHORT):
-            piece = view[at : at + _SHORT]
+        for at in range(0, len(view), SHORT):
+            piece = view[at : at + SHORT]
             with self._entry.process.kernel.lock:
                 target = self._writable(offset + at, len(piece))
-                _take(target, piece, offset + at)
+                take(target, piece, offset + at)
 
     def _writable(self, offset: int, size: int) -> VmoObject:
         target = self._within(_WRITE, offset, size)
@@ -260,10 +260,11 @@ def _to_end(target: VmoObject, offset: int, size: int | None) -> int:
 
 def _is_short(target: VmoObject, size: int) -> bool:
     """True for what is moved in no time, from memory of ours, and so under the kernel's lock."""
-    return size <= _SHORT and target.pages.backing.kind == "memfd"
+    return size <= SHORT and target.pages.backing.kind == "memfd"
 
 
-def _fill(target: VmoObject, view: memoryview, offset: int) -> None:
+def fill(target: VmoObject, view: memoryview, offset: int) -> None:
+    """Fill a buffer from an object, which a check has found to have the range."""
     try:
         target.pages.read_into(view, target.base + offset)
     except HostError as error:
@@ -272,7 +273,10 @@ def _fill(target: VmoObject, view: memoryview, offset: int) -> None:
         raise _not_there(view) from error
 
 
-def _take(target: VmoObject, view: memoryview, offset: int) -> None:
+def take(target: VmoObject, view: memoryview, offset: int) -> None:
+    """Write a buffer to an object, which a check has found to have the range."""
+    if target.body.borrowed is not None:
+        target.body.own(target.base + offset, target.base + offset + len(view))
     try:
         target.pages.write_from(view, target.base + offset)
     except HostError as error:

@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from pinfold.memory.locks import refuse_inside
 from pinfold.objects.lent import view_ended
+from pinfold.units import PAGE_SHIFT, page_up
 
 if TYPE_CHECKING:
     from pinfold.memory.pages import Pages
+    from pinfold.memory.ranges import RangeSet
     from pinfold.memory.window import Window
     from pinfold.objects.memory_object import VmoObject
     from pinfold.objects.resource_object import DeviceHold
@@ -82,15 +84,23 @@ class Body:
       relatives: the bodies that were copied from one another and are still there, this one
         included. While there are two, none of them gives memory back: Zircon's share pages then.
       device: what keeps device memory in being.
+      borrowed: pages, by number, that a clone of Magenta's has from what it was made from, and that
+        nobody has written since: for its calls they have no memory of their own. None elsewhere.
     """
 
-    __slots__ = ("device", "members", "pages", "relatives")
+    __slots__ = ("borrowed", "device", "members", "pages", "relatives")
 
     def __init__(self, pages: Pages) -> None:
         self.pages = pages
         self.members: list[VmoObject] = []
         self.relatives: list[Body] = [self]
         self.device: DeviceHold | None = None
+        self.borrowed: RangeSet | None = None
+
+    def own(self, start: int, stop: int) -> None:
+        """The pages of a byte range are its own now. Called with the kernel's lock held."""
+        if self.borrowed is not None:
+            self.borrowed.discard(start >> PAGE_SHIFT, page_up(stop) >> PAGE_SHIFT)
 
 
 class ShownRange(Protocol):

@@ -55,27 +55,7 @@ class VmoSizes(Handle[VmoObject]):
             target = self._require(_WRITE)
             if target.resizable:
                 self._require(_RESIZE)
-            size = index(size)
-            fixed = Unavailable(f"{target} cannot be resized", remedy="make it resizable")
-            if target.contiguous:
-                raise fixed
-            page_ops.check_64_bits(size)
-            if not target.resizable:
-                raise fixed
-            new, old = page_ops.checked_size(size), target.size
-            if new < old:
-                target.pages.refuse_if_pinned("shrink", new, old - new)
-                target.refuse_if_viewed("shrink", new, old - new)
-            elif new > old and target.root_offset + new > UINT64_MAX:
-                raise InvalidArgs(
-                    f"{target} shows what ends beyond 64 bits of its ancestor",
-                    asked=target.root_offset + new,
-                    limit=UINT64_MAX,
-                )
-            target.refuse_to_follow(size)
-            _resize(target, new, size)
-            if size & PAGE_MASK:
-                target.pages.zero(size, new - size)
+            resize(target, index(size))
 
     @property
     def stream_size(self) -> int:
@@ -209,6 +189,30 @@ class VmoSizes(Handle[VmoObject]):
                 f"{target} is locked as a whole", asked=index(offset) + size, limit=target.size
             )
         return target
+
+
+def resize(target: VmoObject, size: int) -> None:
+    """Change the size of an object, whoever asks for it; see `VmoSizes.resize`."""
+    fixed = Unavailable(f"{target} cannot be resized", remedy="make it resizable")
+    if target.contiguous:
+        raise fixed
+    page_ops.check_64_bits(size)
+    if not target.resizable:
+        raise fixed
+    new, old = page_ops.checked_size(size), target.size
+    if new < old:
+        target.pages.refuse_if_pinned("shrink", new, old - new)
+        target.refuse_if_viewed("shrink", new, old - new)
+    elif new > old and target.root_offset + new > UINT64_MAX:
+        raise InvalidArgs(
+            f"{target} shows what ends beyond 64 bits of its ancestor",
+            asked=target.root_offset + new,
+            limit=UINT64_MAX,
+        )
+    target.refuse_to_follow(size)
+    _resize(target, new, size)
+    if size & PAGE_MASK:
+        target.pages.zero(size, new - size)
 
 
 def _resize(target: VmoObject, new: int, stream: int) -> None:

@@ -139,6 +139,8 @@ class VmoViews(VmoContents):
             writable = bool(self._entry.rights & _WRITE) and backing.writable
             start = target.base + offset
             exported, window = backing.export(start, size, writable=writable)
+            if writable:
+                target.body.own(start, start + size)
             lease = ViewLease(target, window, start, size, sites.caller())
             lease.ref = weakref.ref(exported.owner, lambda _: kernel.lock.post(lease))
             target.views.append(lease)

@@ -101,6 +101,7 @@ def check_books(kernel: Kernel) -> None:
             require(
                 set(bti.quarantined) <= set(bti.pins), f"{bti} quarantines what it has not pinned"
             )
+            require(set(bti.listed) <= set(bti.pins), f"{bti} lists what it has not pinned")
 
 
 def _check_family(vmo: VmoObject, alive: list[VmoObject]) -> None:

@@ -80,6 +80,7 @@ _ERRNO: Final[Mapping[Status, int]] = {
     Status.BAD_STATE: aix.EINVAL,
     Status.NOT_FOUND: aix.EINVAL,
     Status.ALREADY_EXISTS: aix.EINVAL,
+    Status.ALREADY_BOUND: aix.EINVAL,
     Status.UNAVAILABLE: aix.ENOMEM,
     Status.TIMED_OUT: aix.EIO,
     Status.CANCELED: aix.EIO,

@@ -12,7 +12,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from pinfold.dialects.calling import open_handle, pointed, slot, u32, u64, writable
+from pinfold.dialects.calling import open_handle, pointed, slot, u32, u64
+from pinfold.dialects.topics import handed_out
 from pinfold.dialects.zx import numbers as zx
 from pinfold.dialects.zx.records import TOPICS
 from pinfold.dialects.zx.status import syscall
@@ -35,7 +36,7 @@ from pinfold.dialects.zx.structures import (
     UnionV1,
     UnionV2,
 )
-from pinfold.errors import BufferTooSmall, InvalidArgs, NotSupported, WrongType
+from pinfold.errors import NotSupported, WrongType
 from pinfold.objects.initiator import BtiObject
 from pinfold.objects.memory_object import VmoObject
 from pinfold.objects.object import KernelObject
@@ -106,20 +107,9 @@ def zx_object_get_info(
     if found is None:
         raise NotSupported("this topic is not to be had", asked=topic)
     records = _SOURCES[topic](number, topic)
-    layout, there = found.layout, len(records)
-    written = min(there, room // layout.size)
-    if written:
-        if view is None or writable(view, room) is None:
-            raise InvalidArgs("the buffer cannot be written so far", asked=room)
-        view[: written * layout.size] = b"".join(map(layout.pack, records[:written]))
-    elif topic == zx.ZX_INFO_HANDLE_TABLE and view is None and avail is None:
-        written = there  # Zircon's answer to who asks for the number first
-    if actual is not None:
-        actual.value = written
-    if avail is not None:
-        avail.value = there
-    if not (found.many or written):
-        raise BufferTooSmall(f"no room for a {layout.name}", asked=layout.size, available=room)
+    # Zircon's answer to who asks for the number first.
+    asks = topic == zx.ZX_INFO_HANDLE_TABLE and view is None and avail is None
+    handed_out(found, records, view, room, actual, avail, asks_first=asks)
 
 
 def _looked_up(number: int, kind: type[K], rights: int) -> tuple[K, Handle[Any]]:

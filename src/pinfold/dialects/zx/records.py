@@ -4,14 +4,13 @@
 # ``zx_info_vmo_t.unpack(buffer)`` a record, which has C's field names.
 from __future__ import annotations
 
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
-from pinfold.dialects.calling import pointed
 from pinfold.dialects.layout import Layout
+from pinfold.dialects.topics import Topic, unpacked
 from pinfold.dialects.zx import numbers as zx
 from pinfold.dialects.zx import structures as of
 from pinfold.dialects.zx.structures import VmoLockState as VmoLockState
-from pinfold.errors import BufferTooSmall, NotSupported
 
 # Structures inside others come first.
 zx_info_maps_mapping_v1_t: Final = Layout("zx_info_maps_mapping_v1_t", of.InfoMapsMappingV1)
@@ -44,14 +43,6 @@ zx_iommu_desc_intel_reserved_memory_t: Final = Layout(
 )
 zx_iommu_desc_intel_t: Final = Layout("zx_iommu_desc_intel_t", of.IommuDescIntel)
 zx_iommu_desc_arm_smmu_t: Final = Layout("zx_iommu_desc_arm_smmu_t", of.IommuDescArmSmmu)
-
-
-class Topic(NamedTuple):
-    """What a topic of zx_object_get_info gives."""
-
-    layout: Layout[Any]
-    many: bool = False
-    """True where it gives as many records as there are, or as there is room for."""
 
 
 TOPICS: Final = {
@@ -96,20 +87,4 @@ def unpack(topic: int | str, buffer: Any, count: int | None = None) -> Any:
       BufferTooSmall: the buffer is shorter than that.
       TypeError: it is no buffer.
     """
-    if isinstance(topic, str):
-        found = Topic(_STRUCTURES[topic]) if topic in _STRUCTURES else None
-    else:
-        found = TOPICS.get(topic)
-    if found is None:
-        raise NotSupported(f"{topic!r} has no record", remedy="use a topic of zx_object_get_info")
-    layout = found.layout
-    if not found.many:
-        return layout.unpack(buffer)
-    view = pointed(buffer)
-    if view is None:
-        raise TypeError(f"None is no buffer to take a {layout.name} from")
-    there = len(view) // layout.size
-    if count is not None and count > there:
-        raise BufferTooSmall("the buffer has not so many records", asked=count, available=there)
-    wanted = there if count is None else count
-    return [layout.unpack(view, at * layout.size) for at in range(wanted)]
+    return unpacked(TOPICS, _STRUCTURES, topic, buffer, count)
