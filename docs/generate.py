@@ -1,10 +1,10 @@
-# Writes the reference pages in docs/reference: errors.md, api.md, zircon_calls.md and
-# magenta_calls.md.
+# Writes the reference pages in docs/reference: errors.md, api.md, and zircon_calls.md,
+# magenta_calls.md and aix_services.md.
 #
 # errors.md comes from the error catalogue of the tests: every case is provoked here, and what the
 # error says is what the page prints. api.md comes from the docstrings of what `pinfold` exports,
-# and of the attributes beside them, which only the source has; zircon_calls.md and magenta_calls.md
-# from those of the dialects.
+# and of the attributes beside them, which only the source has; the other three from those of the
+# dialects.
 #
 # The output is the same on every run. What differs between runs or machines is left out of the
 # messages: addresses of this process, and the facts that a case declares to vary.
@@ -27,7 +27,7 @@ from tests.stage import CannotHappen, Case, Stage  # noqa: E402 - needs the path
 
 import pinfold  # noqa: E402 - needs the path above
 from pinfold import errors  # noqa: E402 - needs the path above
-from pinfold.dialects import mx, zx  # noqa: E402 - needs the path above
+from pinfold.dialects import aix, mx, zx  # noqa: E402 - needs the path above
 from pinfold.errors import PinfoldError  # noqa: E402 - needs the path above
 from pinfold.objects.handle import Handle  # noqa: E402 - needs the path above
 
@@ -49,6 +49,7 @@ def generate(target: Path) -> list[Path]:
         "api.md": api_page(),
         "zircon_calls.md": calls_page(zx, ZIRCON_HEAD),
         "magenta_calls.md": calls_page(mx, MAGENTA_HEAD),
+        "aix_services.md": services_page(),
     }
     for name, text in pages.items():
         (target / name).write_text(text, encoding="utf-8")
@@ -180,7 +181,7 @@ and the errors are described in [](errors.md).
 
 SECTION: Final = re.compile(
     r"^(Args|Returns|Raises|Attributes|Yields|Errors(?:, in this order)?|"
-    r"Of [^:]+, then|Last, of all):$"
+    r"Of [^:]+, then|Last, of all|Returns \w.*):$"
 )
 ITEM: Final = re.compile(r"^ {2}(\S[^:]*): (.*)$")
 
@@ -343,6 +344,42 @@ def calls_page(dialect: Any, head: str) -> str:
     return "\n".join(parts)
 
 
+AIX_HEAD: Final = """\
+# AIX's services, one by one
+
+What `pinfold.dialects.aix` has, from the docstrings. [](../aix.md) says how services are called.
+Results are listed in the order in which they are found: the first one is returned.
+"""
+
+AIX_GROUPS: Final = {
+    "Pins by address": "pins",
+    "Cross memory": "xmem",
+    "Pretranslation": "xlate",
+    "DMA": "dma",
+    "Beside them": "services",
+}
+"""Titles, and the module of the dialect that has what is under each."""
+
+
+def services_page() -> str:
+    """The whole of aix_services.md."""
+    parts = [AIX_HEAD]
+    for title, module in AIX_GROUPS.items():
+        parts.append(f"## {title}\n")
+        for name in aix.__all__:
+            value = getattr(aix, name)
+            here = getattr(value, "__module__", "") == f"pinfold.dialects.aix.{module}"
+            if not here or not callable(value):
+                continue
+            if inspect.isclass(value):
+                parts.append(f"### {name}\n\n{document(value.__doc__)}")
+            elif name != value.__name__:  # xmattach64
+                parts.append(f"### {name}\n\nThe same as `{value.__name__}` here.\n")
+            else:
+                parts.append(f"### {name}\n\n{signed(name, value)}\n{document(value.__doc__)}")
+    return "\n".join(parts)
+
+
 def signed(name: str, function: Any) -> str:
     """The signature as a code block; one argument a line when it is long."""
     signature = inspect.signature(function)
@@ -391,6 +428,10 @@ def document(text: str | None) -> str:
         elif listing and (item := ITEM.match(line)):
             lines.append(f"- `{item[1]}`: {item[2]}")
         elif listing and line.startswith("    "):
+            lines.append("  " + line.strip())
+        elif listing and line.startswith("  ") and lines[-1] == "":
+            lines.append("- " + line.strip())
+        elif listing and line.startswith("  "):
             lines.append("  " + line.strip())
         else:
             listing = listing and not line

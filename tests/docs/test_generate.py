@@ -10,6 +10,7 @@ import pytest
 
 import pinfold
 from pinfold import errors
+from pinfold.dialects import aix
 from pinfold.errors import PinfoldError
 from tests.catalogue import ROWS
 from tests.stage import Case
@@ -79,3 +80,16 @@ def test_no_public_name_is_without_a_word_of_explanation(
         if not prose:
             bare.append(name)
     assert bare == []
+
+
+def test_the_page_of_services_has_every_one_of_them(
+    generate: Callable[[Path], list[Path]], tmp_path: Path
+) -> None:
+    """And every class: whatever of the dialect is called, and its results as a list."""
+    generate(tmp_path)
+    text = (tmp_path / "aix_services.md").read_text(encoding="utf-8")
+    elsewhere = {"Out", "Process", "d_handle_t"}
+    callables = {name for name in aix.__all__ if callable(getattr(aix, name))}
+    headings = {line[4:] for line in text.splitlines() if line.startswith("### ")}
+    assert headings == callables - elsewhere
+    assert "- `EINVAL`: `length` is negative or 0" in text
