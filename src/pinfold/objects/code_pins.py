@@ -35,7 +35,7 @@ def pin_code(process: Process, address: int) -> None:
 
     kernel.counted.pin(find, owner=str(process), long=True)
     with kernel.lock:
-        kernel.code_pins.append(found)
+        kernel.code_pins.append((found, found))
 
 
 def unpin_code(process: Process, address: int) -> bool:
@@ -48,22 +48,23 @@ def unpin_code(process: Process, address: int) -> bool:
     """
     kernel = process.kernel
     with kernel.lock:
-        for found in reversed(kernel.code_pins):
+        for pinned in reversed(kernel.code_pins):
+            found, left = pinned
             if any(stretch.start <= address < stretch.stop for stretch in found):
                 break
         else:
             module_space(process, address)
             raise NotPinned("the program or library is not pinned", asked=address)
         there = all(first_without(s.start, s.stop) is None for s in found)
+        kernel.code_pins.remove(pinned)
     done = Unpinned()
     try:
-        kernel.counted.unpin(lambda: found, long=True, done=done)
+        kernel.counted.unpin(lambda: left, long=True, done=done)
     finally:
-        with kernel.lock:
-            kernel.code_pins.remove(found)
-            rest = _without(found, done.lowered)
-            if rest:
-                kernel.code_pins.append(rest)
+        rest = _without(left, done.lowered)
+        if rest:
+            with kernel.lock:
+                kernel.code_pins.append((found, rest))
     return there
 
 

@@ -188,12 +188,12 @@ class DeviceMap:
                 runs = self.map(item.space, item.address, item.size, perms, check=check)
             except (NoMemory, Unavailable, BadState) as error:
                 if isinstance(error, NotPinned):
-                    self._give_up(done)
+                    self._give_up(done, error)
                     raise
                 done.stopped, done.error = number, error
                 break
-            except PinfoldError:
-                self._give_up(done)
+            except BaseException as error:
+                self._give_up(done, error)
                 raise
             done.granted.append((runs[0].address, item.size))
             done.runs += runs
@@ -204,9 +204,11 @@ class DeviceMap:
             self._trim(done, items, least, room)
         return done
 
-    def _give_up(self, done: Mapped) -> None:
+    def _give_up(self, done: Mapped, error: BaseException) -> None:
+        """Take back what was granted before ``error``; what cannot be is in quarantine."""
         for address, _ in reversed(done.granted):
-            self.unmap(address)
+            with noted("take a grant back", error):
+                self.unmap(address)
 
     def _trim(self, done: Mapped, items: Sequence[Item], least: int, room: int) -> None:
         """Keep what there is room for, in whole multiples; take back what nothing is kept of."""

@@ -118,8 +118,8 @@ class Kernel:
         """The process's memory that no object owns, once something has asked for it."""
         self.counted = CountedPins(self)
         """The pins by address that are counted, short and long."""
-        self.code_pins: list[list[Stretch]] = []
-        """What each `pin_code` has pinned, the oldest first."""
+        self.code_pins: list[tuple[list[Stretch], list[Stretch]]] = []
+        """What each `pin_code` has pinned, and what of it is pinned still, the oldest first."""
         self.device_maps: weakref.WeakSet[DeviceMap] = weakref.WeakSet()
         """What has been granted of memory that counted pins hold."""
         self.leaks: list[Leak] = []
