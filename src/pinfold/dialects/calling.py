@@ -294,11 +294,14 @@ def _nothing(process: Process) -> Handle[Any]:
 
 
 def syscalls(
-    statuses: Mapping[Status, int],
+    statuses: Mapping[Status, int], *, no_memory: int | None = None
 ) -> Callable[[Callable[P, int | None]], Callable[P, int]]:
     """The decorator of a dialect's calls: pinfold's errors become its statuses.
 
     A call that returns None has succeeded: 0.
+
+    Args:
+      no_memory: what to return where Python itself has no memory; else that is raised.
     """
 
     def syscall(function: Callable[P, int | None]) -> Callable[P, int]:
@@ -308,6 +311,10 @@ def syscalls(
                 return function(*args, **kwargs) or 0
             except PinfoldError as error:
                 return statuses[error.status]
+            except MemoryError:
+                if no_memory is None:
+                    raise
+                return no_memory
 
         # What `help` shows: the function returns nothing, the call a status.
         call.__annotations__ = {**function.__annotations__, "return": "int"}

@@ -39,3 +39,13 @@ def world() -> Iterator[World]:
 def tight() -> Iterator[World]:
     """The same, where eight pages may be pinned."""
     yield from _world(pf.Kernel(seed=1, max_pinned=8 * P))
+
+
+@pytest.fixture(params=["sim", "stub"])
+def bti(request: pytest.FixtureRequest, world: World) -> Iterator[pf.Bti]:
+    """A device on each bus that has software devices. Nothing may be granted to it at the end."""
+    del world
+    with pf.open_bus(request.param) as bus, bus.initiator(0x10) as made:
+        yield made
+        gc.collect()
+        assert made.statistics().pins == 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from typing import TYPE_CHECKING
 
 import pytest
@@ -22,16 +21,6 @@ if TYPE_CHECKING:
 SUCC, FAIL = aix.DMA_SUCC, aix.DMA_FAIL
 NORES, NOACC, FULL = aix.DMA_NORES, aix.DMA_NOACC, aix.DMA_DIOFULL
 READ = aix.DMA_READ
-
-
-@pytest.fixture(params=["sim", "stub"])
-def bti(request: pytest.FixtureRequest, world: World) -> Iterator[pf.Bti]:
-    """A device on each bus that has software devices."""
-    del world
-    with pf.open_bus(request.param) as bus, bus.initiator(0x10) as made:
-        yield made
-        gc.collect()
-        assert made.statistics().pins == 0
 
 
 @pytest.fixture

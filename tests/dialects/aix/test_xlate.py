@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import mmap
 from typing import TYPE_CHECKING
 
@@ -20,7 +19,7 @@ from tests.memory.locking import intercepted, refuse
 from .world import P, World, address, dropped
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from pathlib import Path
 
 SUCC, FAIL = aix.XMEM_SUCC, aix.XMEM_FAIL
@@ -376,16 +375,6 @@ def test_a_forgotten_list_leaves_its_pins(world: World) -> None:
 
 
 # For a device -------------------------------------------------------------------------------------
-
-
-@pytest.fixture(params=["sim", "stub"])
-def bti(request: pytest.FixtureRequest, world: World) -> Iterator[pf.Bti]:
-    """A device on each bus that has software devices."""
-    del world
-    with pf.open_bus(request.param) as bus, bus.initiator(0x10) as made:
-        yield made
-        gc.collect()
-        assert made.statistics().pins == 0
 
 
 def bound(bti: pf.Bti, start: int, count: int, flag: int = aix.USER_ADSPACE) -> aix.Xmem:

@@ -9,13 +9,11 @@ from __future__ import annotations
 
 from contextlib import contextmanager
 from contextvars import ContextVar
-from functools import wraps
-from inspect import signature
 from typing import TYPE_CHECKING, Any, Final, ParamSpec
 
 from pinfold.dialects.aix import numbers as aix
-from pinfold.dialects.calling import pointed, u64
-from pinfold.errors import PinfoldError, Status
+from pinfold.dialects.calling import pointed, syscalls, u64
+from pinfold.errors import Status
 from pinfold.objects.addresses import address_of
 
 if TYPE_CHECKING:
@@ -105,22 +103,7 @@ def service(family: str) -> Callable[[Callable[P, int | None]], Callable[P, int]
     What the kernel has no memory for in the service itself is ENOMEM, or XMEM_FAIL.
     """
     statuses = STATUSES[family]
-
-    def decorate(function: Callable[P, int | None]) -> Callable[P, int]:
-        @wraps(function)
-        def call(*args: P.args, **kwargs: P.kwargs) -> int:
-            try:
-                return function(*args, **kwargs) or 0
-            except PinfoldError as error:
-                return statuses[error.status]
-            except MemoryError:
-                return statuses[Status.NO_MEMORY]
-
-        call.__annotations__ = {**function.__annotations__, "return": "int"}
-        call.__signature__ = signature(function).replace(return_annotation="int")  # type: ignore[attr-defined]  # what inspect looks for
-        return call
-
-    return decorate
+    return syscalls(statuses, no_memory=statuses[Status.NO_MEMORY])
 
 
 # Arguments ----------------------------------------------------------------------------------------
