@@ -99,6 +99,13 @@ class Ledger:
         self._requested -= record.size
         self.pinned_bytes -= freed_pages << PAGE_SHIFT
 
+    def replace(self, record: Record, rests: Iterable[Record], freed_pages: int) -> None:
+        """Strike a pin out, and enter what is left of it, which is charged already. Cannot fail."""
+        self.discharge(record, freed_pages)
+        for rest in rests:
+            self._requested += rest.size
+            self._records[id(rest)] = rest
+
     def records(self) -> list[Record]:
         """The live pins, oldest first."""
         return list(self._records.values())

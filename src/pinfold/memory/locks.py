@@ -13,6 +13,7 @@ import logging
 import sys
 import threading
 from collections import deque
+from contextlib import contextmanager
 from functools import partial
 from threading import get_ident
 from typing import TYPE_CHECKING, Protocol
@@ -20,7 +21,7 @@ from typing import TYPE_CHECKING, Protocol
 from pinfold.errors import BadState, Unavailable, WrongProcess
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from types import TracebackType
 
 log = logging.getLogger("pinfold")
@@ -41,11 +42,12 @@ class Work(Protocol):
 class KernelLock:
     """A lock whose holder does, on the way out, what finalisers have left."""
 
-    __slots__ = ("_lock", "_owner", "_posted", "_to_tell")
+    __slots__ = ("_lock", "_outer", "_owner", "_posted", "_to_tell")
 
     def __init__(self) -> None:
         self._lock: threading.Lock | LostLock = threading.Lock()
         self._owner = 0
+        self._outer: KernelLock | None = None
         self._posted: deque[Work] = deque()
         self._to_tell: deque[Callable[[], None]] = deque()
 
@@ -89,7 +91,21 @@ class KernelLock:
         """Call ``message`` after the lock is let go: a log handler may ask pinfold something."""
         self._to_tell.append(message)
 
+    @contextmanager
+    def told_after(self, outer: KernelLock) -> Iterator[None]:
+        """In the block, which has ``outer``: what this thread would tell, it tells after that."""
+        self._outer = outer
+        try:
+            yield
+        finally:
+            self._outer = None
+
     def _tell(self) -> None:
+        outer = self._outer
+        if outer is not None and outer.held_here:
+            while self._to_tell:
+                outer.tell(self._to_tell.popleft())
+            return
         while self._to_tell:
             try:
                 message = self._to_tell.popleft()

@@ -15,17 +15,17 @@
 #
 #   pin     the books, THEN the pages are brought in and locked, THEN entered where the caller sees
 #           them, THEN the counters
-#   unpin   the host lets go, THEN the books and the counters
+#   unpin   the host lets go, THEN the books and the counters, in one holding of the kernel's lock
 #
 # Where the host refuses to let go, the page stays held and its counter as it was. Where it refuses
 # to undo a failed pin, the hold stays without a counter, until the page is unpinned once more.
 #
 # Locks: the table's own, for as long as a pin takes, so that nobody is told that a page is pinned
-# while another thread is still bringing it in; inside it the kernel's for the books, never while
-# the host works.
+# while another thread is still bringing it in; inside it the kernel's for the books and the
+# counters, never while the host works. Who only asks needs the kernel's.
 from __future__ import annotations
 
-from dataclasses import dataclass
+from contextlib import contextmanager
 from time import monotonic_ns
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
@@ -35,31 +35,28 @@ from pinfold.errors import NotPinned, PinfoldError
 from pinfold.memory.locks import KernelLock
 from pinfold.memory.process_memory import enter
 from pinfold.objects import paging
-from pinfold.objects.holds import Book, Hold, Unpinned, address_in, pages_in
+from pinfold.objects.addresses import Stretch
+from pinfold.objects.holds import (
+    Book,
+    CountedPinStatistics,
+    Hold,
+    Leftovers,
+    Unpinned,
+    address_in,
+    fewer,
+    not_pinned,
+    pages_in,
+    steps,
+)
 from pinfold.units import PAGE_SHIFT
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from pinfold.memory.pages import Pages
-    from pinfold.memory.ranges import RangeCounts
-    from pinfold.objects.addresses import Stretch
+    from pinfold.memory.ranges import Interval, RangeCounts
     from pinfold.objects.kernel import Kernel
     from pinfold.sites import Site
-
-
-@dataclass(frozen=True, slots=True)
-class CountedPinStatistics:
-    """The counted pins of a kernel at one moment. Sizes in bytes."""
-
-    held: int
-    """Of pages that either counter holds."""
-    long_term: int
-    """Of pages that have a long-term pin."""
-    paging_space: int | None
-    """What there is of it; None for no limit."""
-    paging_space_used: int
-    """What is spoken for; 0 where nobody counts, because there is no limit."""
 
 
 class CountedPins:
@@ -91,7 +88,7 @@ class CountedPins:
         After a failure no counter has changed; pages may have been brought in.
         """
         kernel, site = self._kernel, sites.caller()
-        with self._lock:
+        with self._changing() as after:
             taken: list[Hold] = []
             with kernel.lock:
                 found = find()
@@ -101,27 +98,30 @@ class CountedPins:
                     paging.refuse_without_room(kernel, taken)
                 except BaseException:
                     for hold in reversed(taken):
-                        self._strike(hold, hold.stretch.first, hold.stretch.last)
+                        self._strike(hold, hold.stretch.first, hold.stretch.last, after)
                     raise
-            done = 0
+            done, counted = 0, list[Stretch]()
             try:
                 for hold in taken:
                     hold.take()
                     done += 1
                 for stretch in found:  # locked through a window of ours, and seen elsewhere
-                    if not stretch.own:
+                    if stretch.vmo.pages.charged and not stretch.own:
                         enter(stretch.start, stretch.stop)
+                with kernel.lock:
+                    for hold in taken:
+                        start, vmo = hold.stretch.first << PAGE_SHIFT, hold.stretch.vmo
+                        vmo.pages.remember(start, hold.size)
+                        vmo.body.own(start, start + hold.size)
+                    for stretch in found:
+                        self._counts(stretch, long=long).raise_(stretch.first, stretch.last)
+                        counted.append(stretch)
             except BaseException as error:
-                self._undo(taken, done, error)
+                with kernel.lock:
+                    for stretch in counted:
+                        self._counts(stretch, long=long).lower(stretch.first, stretch.last)
+                self._undo(taken, done, error, after)
                 raise
-            with kernel.lock:
-                for hold in taken:
-                    start, vmo = hold.stretch.first << PAGE_SHIFT, hold.stretch.vmo
-                    vmo.pages.remember(start, hold.size)
-                    vmo.body.own(start, start + hold.size)
-                for stretch in found:
-                    book = self.books[stretch.vmo.pages]
-                    (book.long if long else book.short).raise_(stretch.first, stretch.last)
 
     def unpin(
         self,
@@ -129,6 +129,7 @@ class CountedPins:
         *,
         long: bool = False,
         whole: bool = False,
+        rest: bool = False,
         done: Unpinned | None = None,
     ) -> None:
         """Take one pin from every page of a range, upwards, as far as they are pinned.
@@ -137,26 +138,36 @@ class CountedPins:
           find: as for `pin`.
           long: of the long-term pins.
           whole: take all of them, or none.
+          rest: go on after a page that is not pinned, and raise for it in the end.
           done: is told what was done, whether the call fails or not.
 
         Raises:
           NotPinned: a page is not pinned (``.asked`` is its address); those before it have lost one
-            pin, unless ``whole``. The pages after it are as they were.
+            pin, unless ``whole``. The pages after it are as they were, unless ``rest``.
           Unavailable: no paging space is left for what long-term pins had none for; nothing
             changed.
-          HostError: the kernel refused to unlock a page; it and those after it are as they were.
+          HostError: the kernel refused to unlock a page; it and those after it are as they were. Or
+            memory that nobody else has could not be closed; it is unpinned all the same.
         """
         kernel, done = self._kernel, done or Unpinned()
-        with self._lock:
+        with self._changing() as after:
             with kernel.lock:
                 found = find()
+                if whole or long:
+                    wanted = paging.per_page(found)
                 if whole:
-                    for stretch in found:
-                        self._refuse_unpinned(stretch, long=long)
+                    self._refuse_unpinned(found, wanted, long=long)
                 if long:
-                    paging.refuse_to_page(kernel, self.books, found)
+                    paging.refuse_to_page(kernel, self.books, wanted)
+            missing: NotPinned | None = None
             for stretch in found:
-                self._lower(stretch, done, long=long)
+                gaps = self._lower(stretch, done, after, long=long, rest=rest)
+                if gaps:
+                    missing = missing or not_pinned(address_in(stretch, gaps[0][0]))
+                    if not rest:
+                        break
+            if missing is not None:
+                raise missing
 
     def take_back(self, found: list[Stretch], error: BaseException) -> None:
         """Undo a `pin` of exactly this, because of ``error``; no counter keeps it.
@@ -164,9 +175,15 @@ class CountedPins:
         Where the host refuses to unlock a page, ``error`` gets a note, and the page stays held
         without a counter: see the head of this file.
         """
-        with self._lock:
+        with self._changing() as after:
             for stretch in found:
-                self._lower(stretch, Unpinned(), long=False, because=error)
+                self._lower(stretch, Unpinned(), after, long=False, because=error)
+
+    def lose(self) -> None:
+        """In a forked child: the pins are the parent's, and every use raises."""
+        self._lock.lose()
+
+    # Asking: with the kernel's lock held --------------------------------------------------------
 
     def is_pinned(self, stretch: Stretch) -> bool:
         """True when every page of it has a pin of either kind."""
@@ -221,16 +238,44 @@ class CountedPins:
         Raises:
           HostError: the kernel refused to unlock something; it and what comes after it is held.
         """
-        freed = 0
-        with self._lock:
-            for pages, book in list(self.books.items()):
-                for low, high, hold in list(book.holds):
-                    self._end(hold, low, high)
+        freed, kernel = 0, self._kernel
+        with self._changing() as after:
+            with kernel.lock:
+                books = list(self.books.values())
+            for book in books:
+                with kernel.lock:
+                    holds = list(book.holds)
+                for low, high, hold in holds:
+                    hold.let_go(low, high)
+                    with kernel.lock:
+                        for counts in (book.short, book.long):
+                            for first, last, count in list(counts.runs(low, high)):
+                                for _ in range(count):
+                                    counts.lower(first, last)
+                        self._strike(hold, low, high, after)
                     freed += high - low
-                self.books.pop(pages, None)
         return freed << PAGE_SHIFT
 
     # With the table's lock held -----------------------------------------------------------------
+
+    @contextmanager
+    def _changing(self) -> Iterator[Leftovers]:
+        """The block has the table; what it leaves is released before the table is let go.
+
+        What is to be logged meanwhile is told after that: a log handler may pin something.
+        """
+        after = Leftovers()
+        with self._lock, self._kernel.lock.told_after(self._lock):
+            try:
+                yield after
+            except BaseException as error:
+                after.release(self._kernel, error)
+                raise
+            after.release(self._kernel)
+
+    def _counts(self, stretch: Stretch, *, long: bool) -> RangeCounts:
+        book = self.books[stretch.vmo.pages]
+        return book.long if long else book.short
 
     def _reserve(self, stretch: Stretch, owner: str, site: Site, taken: list[Hold]) -> None:
         """Enter holds for those pages that have none. Called with the kernel's lock as well."""
@@ -239,6 +284,7 @@ class CountedPins:
         for first, last in list(book.holds.gaps(stretch.first, stretch.last)):
             part = pages_in(stretch, first, last)
             hold = Hold(part, owner, site, monotonic_ns())
+            hold.there = pages.is_committed(first, last)
             fresh = part.hold()
             try:
                 self._kernel.ledger.charge(hold, fresh)
@@ -249,7 +295,7 @@ class CountedPins:
             book.holds.insert(first, last, hold)
             taken.append(hold)
 
-    def _undo(self, taken: list[Hold], done: int, error: BaseException) -> None:
+    def _undo(self, taken: list[Hold], done: int, error: BaseException, after: Leftovers) -> None:
         """Give up what a failed pin had reserved, and locked the first of."""
         for number in reversed(range(len(taken))):
             hold = taken[number]
@@ -261,95 +307,88 @@ class CountedPins:
                 error.add_note(f"undoing it failed too: {second}")
                 continue
             with self._kernel.lock:
-                self._strike(hold, first, last)
+                self._strike(hold, first, last, after)
 
     def _lower(
         self,
         stretch: Stretch,
         done: Unpinned,
+        after: Leftovers,
         *,
         long: bool,
+        rest: bool = False,
         because: BaseException | None = None,
-    ) -> None:
-        """Take one pin from each page, as far as they have one; all the same, if for an error."""
-        book = self.books.get(stretch.vmo.pages)
-        if book is None:
-            raise _not_pinned(stretch.start)
-        counts, other = (book.long, book.short) if long else (book.short, book.long)
-        hole = next(counts.gaps(stretch.first, stretch.last), None)
-        stop = stretch.last if hole is None else hole[0]
-        for low, high, ending in _steps(counts, other, stretch.first, stop):
-            if ending:
-                for start, end, hold in book.holds.overlapping(low, high):
-                    first, last = max(start, low), min(end, high)
-                    try:
-                        self._end(hold, first, last)
-                    except PinfoldError as second:
-                        if because is None:
-                            raise
-                        because.add_note(f"undoing it failed too: {second}")
+    ) -> list[Interval]:
+        """Take one pin from each page, as far as they have one; all the same, if for an error.
+
+        Returns:
+          The pages that have none. Unless ``rest``, those after the first are as they were.
+        """
+        lock = self._kernel.lock
+        with lock:
+            book = self.books.get(stretch.vmo.pages)
+            if book is None:
+                return [(stretch.first, stretch.last)]
+            counts, other = (book.long, book.short) if long else (book.short, book.long)
+            gaps = list(counts.gaps(stretch.first, stretch.last))
+            stop = gaps[0][0] if gaps and not rest else stretch.last
+            found_steps = steps(counts, other, stretch.first, stop)
+        for low, high, ending in found_steps:
+            first = low
+            while first < high:
+                with lock:
+                    found = book.holds.find(first) if ending else None
+                last = high if found is None else min(high, found[1])
+                hold = None if found is None else found[2]
+                try:
+                    if hold is not None:
+                        hold.let_go(first, last)
+                except PinfoldError as second:
+                    if because is None:
+                        raise
+                    because.add_note(f"undoing it failed too: {second}")
+                    hold = None  # it stays
+                part = pages_in(stretch, first, last)
+                with lock:  # counter and hold together: nobody sees the one without the other
                     counts.lower(first, last)
-                    done.let_go.append(pages_in(stretch, first, last))
-                    done.lowered.append(done.let_go[-1])
-            else:
-                counts.lower(low, high)
-                done.lowered.append(pages_in(stretch, low, high))
-        if hole is not None:
-            raise _not_pinned(address_in(stretch, hole[0]))
+                    if hold is not None:
+                        self._strike(hold, first, last, after)
+                done.lowered.append(part)
+                if ending:
+                    done.let_go.append(part)
+                first = last
+        return gaps
 
-    def _refuse_unpinned(self, stretch: Stretch, *, long: bool) -> None:
-        book = self.books.get(stretch.vmo.pages)
-        if book is None:
-            raise _not_pinned(stretch.start)
-        hole = next((book.long if long else book.short).gaps(stretch.first, stretch.last), None)
-        if hole is not None:
-            raise _not_pinned(address_in(stretch, hole[0]))
+    def _refuse_unpinned(
+        self, found: list[Stretch], wanted: dict[Pages, RangeCounts], *, long: bool
+    ) -> None:
+        """Raise `NotPinned` unless every page has as many pins as are to be taken from it."""
+        for stretch in found:
+            book = self.books.get(stretch.vmo.pages, Book())
+            times = wanted[stretch.vmo.pages]
+            for low, high, count in times.runs(stretch.first, stretch.last):
+                page = fewer(book.long if long else book.short, low, high, count)
+                if page is not None:
+                    raise not_pinned(address_in(stretch, page))
 
-    def _end(self, hold: Hold, first: int, last: int) -> None:
-        """The host lets some pages of a hold go, then the books do."""
-        hold.let_go(first, last)
-        with self._kernel.lock:
-            self._strike(hold, first, last)
-
-    def _strike(self, hold: Hold, first: int, last: int) -> None:
+    def _strike(self, hold: Hold, first: int, last: int, after: Leftovers) -> None:
         """Take pages out of a hold, in the books. Called with the kernel's lock as well."""
-        stretch, ledger = hold.stretch, self._kernel.ledger
+        stretch = hold.stretch
         vmo, pages = stretch.vmo, stretch.vmo.pages
         book = self.books[pages]
         ends = ((stretch.first, first), (last, stretch.last))
         rests = [hold.rest(low, high) for low, high in ends if low < high]
-        ended = hold.rest(first, last)
         vmo.pins += len(rests)  # each hold counts for one
-        freed = ended.stretch.end_hold()
-        ledger.discharge(hold, freed)
+        freed = pages_in(stretch, first, last).end_hold()
+        self._kernel.ledger.replace(hold, rests, freed)
         book.holds.pop(stretch.first)
         for rest in rests:
-            ledger.charge(rest, 0)  # it was charged before
             book.holds.insert(rest.stretch.first, rest.stretch.last, rest)
-        for gone in (hold, ended):
-            if gone.window is not None:
-                gone.window.release()
+        if hold.window is not None:
+            after.windows.append(hold.window)
+        after.objects.append(vmo)
         self._forget(pages)
-        vmo.release_if_idle()
 
     def _forget(self, pages: Pages) -> None:
         if not self.books[pages].holds:
             del self.books[pages]
-
-
-def _steps(
-    counts: RangeCounts, other: RangeCounts, first: int, last: int
-) -> list[tuple[int, int, bool]]:
-    """The pages of a range, which are all counted, upwards: (from, to, lose their last pin)."""
-    steps: list[tuple[int, int, bool]] = []
-    for low, high, count in counts.runs(first, last):
-        if count > 1:
-            steps.append((low, high, False))
-            continue
-        kept = [(a, b, False) for a, b, _ in other.runs(low, high)]
-        steps += sorted([*kept, *((a, b, True) for a, b in other.gaps(low, high))])
-    return steps
-
-
-def _not_pinned(address: int) -> NotPinned:
-    return NotPinned("a page is not pinned", asked=address, remedy="unpin what was pinned, once")

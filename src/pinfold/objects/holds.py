@@ -4,9 +4,10 @@
 # or at their own addresses where no object owns them, and let go a part at a time.
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pinfold.errors import HostError, NoSpace
+from pinfold.errors import HostError, NoSpace, NotPinned, PinfoldError
 from pinfold.memory.process_memory import no_room_behind
 from pinfold.memory.ranges import RangeCounts, RangeMap
 from pinfold.memory.residency import RESIDENCY
@@ -15,7 +16,23 @@ from pinfold.units import PAGE_SHIFT, HostVa
 
 if TYPE_CHECKING:
     from pinfold.memory.window import Window
+    from pinfold.objects.kernel import Kernel
+    from pinfold.objects.memory_object import VmoObject
     from pinfold.sites import Site
+
+
+@dataclass(frozen=True, slots=True)
+class CountedPinStatistics:
+    """The counted pins of a kernel at one moment. Sizes in bytes."""
+
+    held: int
+    """Of pages that either counter holds."""
+    long_term: int
+    """Of pages that have a long-term pin."""
+    paging_space: int | None
+    """What there is of it; None for no limit."""
+    paging_space_used: int
+    """What is spoken for; 0 where nobody counts, because there is no limit."""
 
 
 class Unpinned:
@@ -33,10 +50,43 @@ class Unpinned:
         self.let_go: list[Stretch] = []
 
 
+class Leftovers:
+    """What a change of the books has left to be released, without the kernel's lock.
+
+    Attributes:
+      windows: one user fewer of each.
+      objects: given back, if nobody has them any more.
+    """
+
+    __slots__ = ("objects", "windows")
+
+    def __init__(self) -> None:
+        self.windows: list[Window] = []
+        self.objects: list[VmoObject] = []
+
+    def release(self, kernel: Kernel, error: BaseException | None = None) -> None:
+        """Do it. All of it, whatever is refused; that is a note on ``error``, or raised.
+
+        Raises:
+          HostError: a window could not be unmapped, or memory not be closed.
+        """
+        failed: BaseException | None = None
+        for act in (*(w.release for w in self.windows), *(o.release_if_idle for o in self.objects)):
+            try:
+                with kernel.lock:
+                    act()
+            except PinfoldError as refused:
+                if error is not None:
+                    error.add_note(f"and then: {refused}")
+                failed = failed or refused
+        if failed is not None and error is None:
+            raise failed
+
+
 class Hold(HeldByAddress):
     """A run of pages that are kept, a record of the ledger."""
 
-    __slots__ = ("owner", "site", "what", "when", "window")
+    __slots__ = ("owner", "site", "there", "what", "when", "window")
 
     def __init__(self, stretch: Stretch, owner: str, site: Site, when: int) -> None:
         self.held = [stretch]
@@ -44,6 +94,8 @@ class Hold(HeldByAddress):
         self.what = stretch.vmo.label
         self.site = site
         self.when = when
+        self.there = False
+        """Every page has memory already, as the books had it when the hold was entered."""
         self.window: Window | None = None
         """Of ours, through which the pages are locked; None while they are not."""
 
@@ -80,7 +132,7 @@ class Hold(HeldByAddress):
         if not pages.charged:
             return
         start = stretch.first << PAGE_SHIFT
-        if not (stretch.own or pages.is_committed(stretch.first, stretch.last)):
+        if not (stretch.own or self.there):
             pages.commit(start, self.size)
         window = pages.backing.borrow(start, self.size)
         try:
@@ -139,3 +191,34 @@ def pages_in(stretch: Stretch, first: int, last: int) -> Stretch:
 def address_in(stretch: Stretch, page: int) -> int:
     """Where a page of a stretch was seen."""
     return stretch.start + (page - stretch.first << PAGE_SHIFT)
+
+
+def steps(
+    counts: RangeCounts, other: RangeCounts, first: int, last: int
+) -> list[tuple[int, int, bool]]:
+    """The pages of a range, which are all counted, upwards: (from, to, lose their last pin)."""
+    found: list[tuple[int, int, bool]] = []
+    for low, high, count in counts.runs(first, last):
+        if count > 1:
+            found.append((low, high, False))
+            continue
+        kept = [(a, b, False) for a, b, _ in other.runs(low, high)]
+        found += sorted([*kept, *((a, b, True) for a, b in other.gaps(low, high))])
+    return found
+
+
+def not_pinned(address: int) -> NotPinned:
+    """The error for a page that has no pin to take."""
+    return NotPinned("a page is not pinned", asked=address, remedy="unpin what was pinned, once")
+
+
+def fewer(counts: RangeCounts, first: int, last: int, count: int) -> int | None:
+    """The first page of a range that has fewer pins than so many."""
+    at = first
+    for low, high, there in counts.runs(first, last):
+        if at < low:
+            return at
+        if there < count:
+            return low
+        at = high
+    return at if at < last else None

@@ -196,6 +196,7 @@ def _lose_parents_kernels() -> None:
     for kernel in list(_kernels):
         kernel.lost = True
         kernel.lock.lose()
+        kernel.counted.lose()
         kernel.physmap.lose()
         for member in kernel.objects():
             member.on_fork_child()

@@ -14,7 +14,7 @@
 # Lock: the kernel's is held by the caller.
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Final, cast
 
 from pinfold.errors import NoSpace, Unavailable
 from pinfold.memory.ranges import RangeCounts
@@ -31,7 +31,8 @@ if TYPE_CHECKING:
     from pinfold.objects.kernel import Kernel
     from pinfold.objects.memory_object import VmoObject
 
-_EVERYWHERE = 1 << 64
+_EVERYWHERE: Final = 1 << 64
+_PAGED: Final = ("memfd", "process")
 
 
 def spans(counts: RangeCounts) -> Iterator[Interval]:
@@ -40,14 +41,23 @@ def spans(counts: RangeCounts) -> Iterator[Interval]:
         yield first, last
 
 
+def per_page(found: Iterable[Stretch]) -> dict[Pages, RangeCounts]:
+    """How often each page is in ``found``: a range may show one page more than once."""
+    times: dict[Pages, RangeCounts] = {}
+    for stretch in found:
+        counts = times.setdefault(stretch.vmo.pages, RangeCounts())
+        counts.raise_(stretch.first, stretch.last)
+    return times
+
+
 def used(kernel: Kernel, books: Mapping[Pages, Book]) -> int:
     """Pages that have a place in the paging space, or will want one."""
-    total = sum(vmo.pages.backing.committed_bytes() >> PAGE_SHIFT for vmo in _anonymous(kernel))
+    total = sum(p.backing.committed_bytes() >> PAGE_SHIFT for p in _anonymous(kernel))
     for pages, book in books.items():
         kind = pages.backing.kind
         if kind == "process":
             total += _length((low, high) for low, high, _ in book.holds)
-        if kind in ("memfd", "process"):
+        if kind in _PAGED:
             total -= _length(spans(book.long))
     return total
 
@@ -61,62 +71,67 @@ def refuse_without_room(kernel: Kernel, taken: Iterable[Hold]) -> None:
     limit = kernel.paging_space
     if limit is None:
         return
-    wanted = sum(_absent(hold) for hold in taken)
-    before = used(kernel, kernel.counted.books)
-    if before + wanted > limit >> PAGE_SHIFT and taken:
-        raise NoSpace(
-            "there is no paging space for pages that have to be brought in",
-            asked=wanted << PAGE_SHIFT,
-            available=max(limit - (before << PAGE_SHIFT), 0),
-            limit=limit,
-            remedy="free memory objects, or make the kernel with more paging_space",
-        )
+    own = sum(hold.size for hold in taken if hold.stretch.own) >> PAGE_SHIFT
+    wanted = own + sum(_absent(hold) for hold in taken)
+    before = used(kernel, kernel.counted.books) - own  # which the books have by now
+    if wanted and before + wanted > limit >> PAGE_SHIFT:
+        text = "there is no paging space for pages that have to be brought in"
+        remedy = "free memory objects, or make the kernel with more paging_space"
+        raise NoSpace(text, remedy=remedy, **_facts(wanted, before, limit))
 
 
-def refuse_to_page(kernel: Kernel, books: Mapping[Pages, Book], found: Iterable[Stretch]) -> None:
-    """Raise `Unavailable` if what loses its last long-term pin finds no place."""
+def refuse_to_page(
+    kernel: Kernel, books: Mapping[Pages, Book], wanted: Mapping[Pages, RangeCounts]
+) -> None:
+    """Raise `Unavailable` if what loses its last long-term pin finds no place.
+
+    Args:
+      wanted: how many long-term pins each page is to lose; see `per_page`.
+    """
     limit = kernel.paging_space
     if limit is None:
         return
-    wanted = sum(_coming_back(books, stretch) for stretch in found)
+    back = sum(_coming_back(books.get(pages), pages, times) for pages, times in wanted.items())
     before = used(kernel, books)
-    if wanted and before + wanted > limit >> PAGE_SHIFT:
-        raise Unavailable(
-            "there is no paging space for pages that had none while they were pinned long-term",
-            asked=wanted << PAGE_SHIFT,
-            available=max(limit - (before << PAGE_SHIFT), 0),
-            limit=limit,
-            remedy="free memory, and unpin it then",
-        )
+    if back and before + back > limit >> PAGE_SHIFT:
+        text = "there is no paging space for pages that had none while they were pinned long-term"
+        remedy = "free memory, and unpin it then"
+        raise Unavailable(text, remedy=remedy, **_facts(back, before, limit))
 
 
-def _anonymous(kernel: Kernel) -> Iterator[VmoObject]:
-    for member in kernel.objects(ObjectType.VMO):
-        vmo = cast("VmoObject", member)
-        if vmo.pages.backing.kind == "memfd" and not (vmo.shares_pages or vmo.physical):
-            yield vmo
+def _facts(wanted: int, before: int, limit: int) -> dict[str, int]:
+    available = max(limit - (before << PAGE_SHIFT), 0)
+    return {"asked": wanted << PAGE_SHIFT, "available": available, "limit": limit}
+
+
+def _anonymous(kernel: Kernel) -> set[Pages]:
+    """The pages of anonymous memory objects, each once: several may show the same."""
+    members = [cast("VmoObject", member) for member in kernel.objects(ObjectType.VMO)]
+    return {m.pages for m in members if m.pages.backing.kind == "memfd" and not m.physical}
 
 
 def _absent(hold: Hold) -> int:
-    """Pages of a hold that have no memory yet; those of the process count as used already."""
+    """Pages of a hold of an anonymous object that have no memory yet."""
     stretch = hold.stretch
     backing = stretch.vmo.pages.backing
     if backing.kind != "memfd":
         return 0
     runs = backing.data_runs(stretch.first << PAGE_SHIFT, hold.size)
-    return (hold.size >> PAGE_SHIFT) - (_length(runs) >> PAGE_SHIFT)
+    return (hold.size - _length(runs)) >> PAGE_SHIFT
 
 
-def _coming_back(books: Mapping[Pages, Book], stretch: Stretch) -> int:
+def _coming_back(book: Book | None, pages: Pages, times: RangeCounts) -> int:
     """Pages that lose their last long-term pin and want a place again."""
-    book = books.get(stretch.vmo.pages)
-    kind = stretch.vmo.pages.backing.kind
-    if book is None or kind not in ("memfd", "process"):
+    kind = pages.backing.kind
+    if book is None or kind not in _PAGED:
         return 0
-    ending = [(a, b) for a, b, n in book.long.runs(stretch.first, stretch.last) if n == 1]
-    if kind == "memfd":
-        return _length(ending)
-    return sum(_length((a, b) for a, b, _ in book.short.runs(*span)) for span in ending)
+    back = 0
+    for low, high, count in times.runs(0, _EVERYWHERE):
+        ending = [(a, b) for a, b, n in book.long.runs(low, high) if n <= count]
+        if kind == "process":  # once nothing pins it, its place is not ours to count
+            ending = [(a, b) for span in ending for a, b, _ in book.short.runs(*span)]
+        back += _length(ending)
+    return back
 
 
 def _length(intervals: Iterable[Interval]) -> int:
