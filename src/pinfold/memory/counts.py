@@ -40,7 +40,16 @@ LARGE: Final = _CHUNK
 class PinCounts:
     """Pin counts by page number. Ranges are ``[first, last)`` in pages and never empty."""
 
-    __slots__ = ("_chunks", "_from", "_held", "_large", "_large_pins", "_most", "pinned_pages")
+    __slots__ = (
+        "_chunks",
+        "_from",
+        "_held",
+        "_holds",
+        "_large",
+        "_large_pins",
+        "_most",
+        "pinned_pages",
+    )
 
     def __init__(self) -> None:
         self._most: int | None = MAX_PINS
@@ -49,6 +58,7 @@ class PinCounts:
         self._large = RangeCounts()
         self._large_pins = 0  # of which the intervals are made; asked for on every small pin
         self._held = RangeCounts()
+        self._holds = 0  # pages in it, each as often as it is held; asked for on every small pin
         self.pinned_pages = 0
         """Pages with a count above 0."""
 
@@ -73,7 +83,7 @@ class PinCounts:
             if count == MAX_PINS:
                 raise _too_often(first)
             chunk[index] = count + 1
-            if count:
+            if count or (self._holds and self._held.count(first)):
                 return 0
             self.pinned_pages += 1
             return 1
@@ -101,7 +111,7 @@ class PinCounts:
             if not count:
                 raise ValueError(f"page {first:#x} is not pinned")
             chunk[index] = count - 1
-            if count > 1:
+            if count > 1 or (self._holds and self._held.count(first)):
                 return 0
             self.pinned_pages -= 1
             return 1
@@ -123,7 +133,7 @@ class PinCounts:
         """Count one more hold of each page; how many pages nothing pinned or held before."""
         fresh = self._count_zero(first, last)
         self._held.raise_(first, last)
-        self._large_pins += last - first  # a small pin has to look at the intervals from now on
+        self._holds += last - first
         self.pinned_pages += fresh
         return fresh
 
@@ -134,7 +144,7 @@ class PinCounts:
           ValueError: a page of the range is not held; nothing changed.
         """
         self._held.lower(first, last)
-        self._large_pins -= last - first
+        self._holds -= last - first
         freed = self._count_zero(first, last)
         self.pinned_pages -= freed
         return freed

@@ -15,8 +15,7 @@ import threading
 from collections import deque
 from contextlib import contextmanager
 from functools import partial
-from threading import get_ident
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from pinfold.errors import BadState, Unavailable, WrongProcess
 
@@ -42,23 +41,23 @@ class Work(Protocol):
 class KernelLock:
     """A lock whose holder does, on the way out, what finalisers have left."""
 
-    __slots__ = ("_lock", "_outer", "_owner", "_posted", "_to_tell")
+    __slots__ = ("_lock", "_outer", "_posted", "_to_tell")
 
     def __init__(self) -> None:
-        self._lock: threading.Lock | LostLock = threading.Lock()
-        self._owner = 0
+        # Reentrant, and never entered twice: it knows its owner from the moment it is taken, where
+        # a note of ours would be made an instant later, and a signal can come in between.
+        self._lock: Any = threading.RLock()
         self._outer: KernelLock | None = None
         self._posted: deque[Work] = deque()
         self._to_tell: deque[Callable[[], None]] = deque()
 
     def __enter__(self) -> None:
-        if self._owner == get_ident():
+        if self._lock._is_owned():  # noqa: SLF001 - what threading.Condition asks too
             raise BadState(
                 "this thread is inside pinfold already: called from a __del__ or a signal handler",
                 remedy="have the handler note what is to be done, and do it outside",
             )
         self._lock.acquire()
-        self._owner = get_ident()
 
     def __exit__(
         self,
@@ -66,7 +65,6 @@ class KernelLock:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._owner = 0
         self._lock.release()
         if self._posted:
             self.settle()
@@ -76,7 +74,7 @@ class KernelLock:
     @property
     def held_here(self) -> bool:
         """True when the calling thread holds it."""
-        return self._owner == get_ident()
+        return bool(self._lock._is_owned())  # noqa: SLF001
 
     def post(self, work: Work) -> None:
         """Have ``work`` done as soon as the lock allows. Never waits; for finalisers."""
@@ -117,13 +115,11 @@ class KernelLock:
         """Do what has been left, unless somebody holds the lock: then they will."""
         going_on = True
         while self._posted and going_on:
-            if not self._lock.acquire(blocking=False):
+            if self.held_here or not self._lock.acquire(blocking=False):
                 return
-            self._owner = get_ident()
             try:
                 going_on = self._settle_once()
             finally:
-                self._owner = 0
                 self._lock.release()
         if self._to_tell:
             self._tell()
@@ -147,7 +143,6 @@ class KernelLock:
     def lose(self) -> None:
         """In a forked child: from now on every use raises, and nothing is settled."""
         self._lock = LostLock()
-        self._owner = 0
         self._posted.clear()
 
 
@@ -166,6 +161,9 @@ class LostLock:
     def release(self) -> None:
         """Nothing is held."""
 
+    def _is_owned(self) -> bool:
+        return False
+
     def __enter__(self) -> None:
         self.acquire()
 
@@ -175,9 +173,7 @@ class LostLock:
 
 def held_by_this_thread(lock: threading.RLock | LostLock) -> bool:
     """True when the calling thread is inside ``lock``; what threading.Condition asks too."""
-    if isinstance(lock, LostLock):
-        return False
-    return bool(lock._is_owned())  # type: ignore[attr-defined]  # noqa: SLF001
+    return bool(lock._is_owned())  # type: ignore[union-attr]  # noqa: SLF001 - Condition asks too
 
 
 def refuse_inside(lock: threading.RLock | LostLock) -> None:

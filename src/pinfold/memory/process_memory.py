@@ -136,8 +136,8 @@ def first_without(start: int, stop: int, *, perms: int = 0) -> int | None:
     """The first address of ``[start, stop)`` where there is no memory that may be used so.
 
     Args:
-      perms: bits of `Perm` that are needed, which are those of PROT_*; 0 for any: what may not be
-        touched at all is no memory.
+      perms: bits of `Perm` that are needed, which are those of PROT_*; 0 where it is enough that
+        something is mapped, if nobody may touch it.
 
     Raises:
       HostError: the mappings of the process cannot be read.
@@ -146,7 +146,7 @@ def first_without(start: int, stop: int, *, perms: int = 0) -> int | None:
     with translated("look at the mappings of this process"):
         found = procmap.mappings(start, stop)
     for low, high, has in found:
-        if at < low or not has or perms & ~has:
+        if at < low or perms & ~has:
             return at
         at = high
     return at if at < stop else None
@@ -185,8 +185,8 @@ def no_room_behind(start: int, stop: int) -> bool:
 
 def _is_full(line: probe.MapsLine, stop: int) -> bool:
     try:
-        fd = calls.open_file(line.path, os.O_RDONLY)
-    except (FileNotFoundError, PermissionError, NotADirectoryError):  # deleted, or somebody's
+        fd = calls.open_file(line.path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
+    except OSError:  # deleted, somebody's, or something else by now: the first error is told
         return False
     try:
         size, free = calls.fstat(fd).st_size, calls.fstatvfs(fd).f_bavail

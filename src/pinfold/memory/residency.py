@@ -167,6 +167,15 @@ class Residency:
             self._counts.lower(start, stop)
             return self._freed(ending)
 
+    def renew(self, address: HostVa, size: int) -> None:
+        """Lock again what is counted: other memory may be there by now. Errors as `lock`."""
+        start, stop = _pages(address, size)
+        with self._lock:
+            try:
+                mm.lock(HostVa(start), stop - start)
+            except OSError as error:
+                raise self._refusal(error, [(start, stop)]) from error
+
     def drop(self, address: HostVa, size: int, view: memoryview) -> None:
         """Undo one `lock` as soon as the table is free, then release ``view``. Never waits.
 

@@ -155,9 +155,11 @@ def _owned(kernel: Kernel, start: int, stop: int) -> Iterator[Stretch]:
     for root in list(kernel.spaces.values()):
         yield from _in_region(root, start, stop)
     for low, high, lent in kernel.lent.overlapping(start, stop):
-        owner = lent.owner()
+        first = lent.first + (max(low, start) - low >> PAGE_SHIFT)
+        last = lent.first + (min(high, stop) - low >> PAGE_SHIFT)
+        owner = lent.owner(first, last)
         if owner is not None:
-            yield Stretch(low, high, owner, lent.first).part(start, stop)
+            yield Stretch(max(low, start), min(high, stop), owner, first)
 
 
 def _in_region(root: VmarObject, start: int, stop: int) -> Iterator[Stretch]:

@@ -34,6 +34,7 @@ from pinfold import sites
 from pinfold.errors import NotPinned, PinfoldError
 from pinfold.memory.locks import KernelLock
 from pinfold.memory.process_memory import enter
+from pinfold.memory.residency import RESIDENCY
 from pinfold.objects import paging
 from pinfold.objects.addresses import Stretch
 from pinfold.objects.holds import (
@@ -48,7 +49,7 @@ from pinfold.objects.holds import (
     pages_in,
     steps,
 )
-from pinfold.units import PAGE_SHIFT
+from pinfold.units import PAGE_SHIFT, HostVa
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -69,7 +70,14 @@ class CountedPins:
         self.hidden: WeakKeyDictionary[Pages, RangeCounts] = WeakKeyDictionary()
         """How often each page is wanted to be hidden from processors, while a device has it."""
 
-    def pin(self, find: Callable[[], list[Stretch]], *, owner: str, long: bool = False) -> None:
+    def pin(
+        self,
+        find: Callable[[], list[Stretch]],
+        *,
+        owner: str,
+        long: bool = False,
+        keep: object = None,
+    ) -> None:
         """Count one more pin of every page of a range: of all of them, or of none.
 
         Args:
@@ -77,6 +85,7 @@ class CountedPins:
             should be. Called with the kernel's lock held.
           owner: who answers for it, for people.
           long: count a long-term pin.
+          keep: lives for as long as what it brings in is held.
 
         Raises:
           LimitReached: the kernel's `max_pinned`, RLIMIT_MEMLOCK, or the map count.
@@ -103,10 +112,13 @@ class CountedPins:
             done, counted = 0, list[Stretch]()
             try:
                 for hold in taken:
+                    hold.keep = keep
                     hold.take()
                     done += 1
-                for stretch in found:  # locked through a window of ours, and seen elsewhere
-                    if stretch.vmo.pages.charged and not stretch.own:
+                for stretch in found:
+                    if stretch.own:  # its owner may have unmapped what was pinned there before
+                        RESIDENCY.renew(HostVa(stretch.start), stretch.stop - stretch.start)
+                    elif stretch.vmo.pages.charged:  # locked through a window of ours, seen here
                         enter(stretch.start, stretch.stop)
                 with kernel.lock:
                     for hold in taken:
@@ -118,8 +130,8 @@ class CountedPins:
                         counted.append(stretch)
             except BaseException as error:
                 with kernel.lock:
-                    for stretch in counted:
-                        self._counts(stretch, long=long).lower(stretch.first, stretch.last)
+                    for each in counted:
+                        self._counts(each, long=long).lower(each.first, each.last)
                 self._undo(taken, done, error, after)
                 raise
 
@@ -184,10 +196,6 @@ class CountedPins:
         self._lock.lose()
 
     # Asking: with the kernel's lock held --------------------------------------------------------
-
-    def is_pinned(self, stretch: Stretch) -> bool:
-        """True when every page of it has a pin of either kind."""
-        return self.first_unpinned(stretch) is None
 
     def has_pins(self, stretch: Stretch) -> bool:
         """True when some page of it has a pin of either kind."""

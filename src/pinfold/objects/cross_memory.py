@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from pinfold import sites
 from pinfold.errors import BadHandle, BadState, NotFound, NotPinned, OutOfRange, PinfoldError
+from pinfold.memory.locks import KernelLock
 from pinfold.memory.ranges import RangeCounts
 from pinfold.objects.addresses import Stretch, pages_of
 from pinfold.objects.spaces import Space
@@ -23,6 +24,11 @@ from pinfold.units import PAGE_MASK, PhysAddr
 if TYPE_CHECKING:
     from pinfold.objects.holds import Unpinned
     from pinfold.objects.process import Process
+
+
+def call_lock() -> KernelLock:
+    """A lock for what one call at a time works on: a call from inside such a call is refused."""
+    return KernelLock()
 
 
 class Described:
@@ -37,6 +43,11 @@ class Described:
     def __init__(self, space: Space) -> None:
         self.space = space
 
+    @property
+    def keep(self) -> memoryview | None:
+        """The buffer itself, where it was given: what is pinned or granted of it keeps it."""
+        return None
+
     def find(self, address: int, size: int) -> list[Stretch]:
         """What is there now; see `Space.find`. Called with the kernel's lock held."""
         return self.space.find(address, size)
@@ -45,15 +56,15 @@ class Described:
         """Whose pages they were when they were described; for undoing. As `find` otherwise."""
         return self.space.find(address, size)
 
-    def check_buffer(self, address: int, size: int) -> None:
-        """Raise unless bytes may be copied there.
+    def check_buffer(self, address: int, size: int) -> list[Stretch]:
+        """What is there, if bytes may be copied there.
 
         Raises:
           OutOfRange: the range leaves what is described.
           NotFound: a part of it is not defined, or not what it was.
           HostError: the mappings of the process cannot be read.
         """
-        self.space.look(address, size)
+        return self.space.look(address, size)
 
     def pin(self, address: int, size: int) -> None:
         """Count one more pin of every page of a range in the space; see `CountedPins.pin`."""
@@ -79,7 +90,7 @@ class Described:
         kernel = self.space.process.kernel
         with kernel.lock:
             (stretch,) = self.space.find(address, 1)
-            if not kernel.counted.is_pinned(stretch):
+            if kernel.counted.first_unpinned(stretch) is not None:
                 raise NotPinned("the page is not pinned", asked=address, remedy="pin it first")
             pages = stretch.vmo.pages
             found = int(pages.physical_addresses(stretch.first, stretch.last)[0])
@@ -151,6 +162,11 @@ class CrossMemory(Described):
         return bool(self._uses.found)
 
     @property
+    def keep(self) -> memoryview | None:
+        """See `Described.keep`."""
+        return self._uses.keep
+
+    @property
     def uses(self) -> list[Stretch]:
         """Whose pages they were when it was attached; nobody's once it is detached."""
         return list(self._uses.found)
@@ -177,6 +193,8 @@ class CrossMemory(Described):
 
         For undoing. Called with the kernel's lock held. Errors as `Space.find`.
         """
+        if not self.attached:
+            raise BadHandle("this buffer is not attached any more")
         span = pages_of(address, size)
         own = pages_of(self.address, self.size)
         if size <= 0 or not own.contains(span):
@@ -184,8 +202,8 @@ class CrossMemory(Described):
         uses = self._uses.found
         return [u.part(*span) for u in uses if u.start < span.stop and span.start < u.stop]
 
-    def check_buffer(self, address: int, size: int) -> None:
-        """Raise unless a range lies in the buffer, and the buffer is what it was when attached."""
+    def check_buffer(self, address: int, size: int) -> list[Stretch]:
+        """What is there, if it lies in the buffer and is what it was when it was attached."""
         if address < self.address or address + size > self.address + self.size:
             raise OutOfRange(
                 "the range leaves the buffer that was attached",
@@ -193,10 +211,25 @@ class CrossMemory(Described):
                 limit=self.address + self.size,
             )
         with self.space.process.kernel.lock:
-            now = self.space.find(address, size)
-            before = self.remembered(address, size)
-        if now != before:
+            return self.find_as_attached(address, size)
+
+    def find_as_attached(self, address: int, size: int) -> list[Stretch]:
+        """`find`, of what is still what it was when it was attached, where it lies in the buffer.
+
+        Raises:
+          NotFound: a part of the buffer was unmapped, or something else is mapped there now.
+        """
+        now = self.space.find(address, size)
+        if now != self.remembered(address, size):
             raise NotFound("the memory that was attached is not there any more", asked=address)
+        return now
+
+    def pin(self, address: int, size: int) -> None:
+        """See `Described.pin`; what is pinned is what can be unpinned."""
+        process = self.space.process
+        process.kernel.counted.pin(
+            lambda: self.find_as_attached(address, size), owner=str(process), keep=self.keep
+        )
 
     def __del__(self) -> None:
         uses = getattr(self, "_uses", None)  # absent when attaching failed
@@ -220,22 +253,20 @@ class CrossMemory(Described):
 class _Uses:
     """The uses of one attached buffer, which end once. Knows no `CrossMemory`."""
 
-    __slots__ = ("_keep", "found")
+    __slots__ = ("found", "keep")
 
     def __init__(self, found: list[Stretch], keep: memoryview | None) -> None:
         for use in found:
             use.vmo.in_use += 1
         self.found = found
-        self._keep = keep
+        self.keep = keep
 
     def settle(self) -> None:
         """End them. Called with the kernel's lock held."""
         found, self.found = self.found, []
         for use in found:
             use.vmo.in_use -= 1
-        keep, self._keep = self._keep, None
-        if keep is not None:
-            keep.release()
+        self.keep = None  # a pin or a grant of it may have it still
         failed: BaseException | None = None
         for use in found:
             try:
@@ -246,18 +277,20 @@ class _Uses:
             raise failed
 
 
-def copy(source: Space, start: int, target: Space, to: int, size: int, *, now: bool) -> None:
-    """Copy bytes from one space to another: all of them, or none.
+def copy(
+    source: Described, start: int, target: Described, to: int, size: int, *, now: bool
+) -> None:
+    """Copy bytes from one description to another: all of them, or none.
 
     Args:
       now: only if every page is in memory, as at interrupt level, where nobody can wait.
 
     Raises:
-      As `Space.read` and `Space.write`. Nothing was copied.
+      As `Described.check_buffer`, `Space.read` and `Space.write`. Nothing was copied.
       NotFound: ``now``, and a page is not in memory.
     """
+    origin, there = source.check_buffer(start, size), target.check_buffer(to, size)
     if now:
-        for space, address in ((source, start), (target, to)):
-            space.look(address, size)
-            space.check_in_memory(address, size)
-    target.write(to, source.read(start, size))
+        source.space.check_in_memory(start, size)
+        target.space.check_in_memory(to, size)
+    target.space.write(there, to, source.space.read(origin, start, size))

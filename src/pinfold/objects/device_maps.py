@@ -9,20 +9,31 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from pinfold.errors import BadState, NoMemory, NotFound, NotPinned, PinfoldError, Unavailable
+from pinfold.errors import (
+    BadState,
+    InvalidArgs,
+    NoMemory,
+    NotFound,
+    NotPinned,
+    PinfoldError,
+    Unavailable,
+)
 from pinfold.memory.hosterrors import noted
+from pinfold.memory.ranges import RangeCounts
 from pinfold.objects.vmo import Vmo
 from pinfold.rights import Right
-from pinfold.units import PAGE_SHIFT, DevVa
+from pinfold.units import DevVa
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from pinfold.memory.pages import Pages
     from pinfold.objects.addresses import Stretch
     from pinfold.objects.bti import Bti
+    from pinfold.objects.cross_memory import Described
     from pinfold.objects.pmt import Pmt
-    from pinfold.objects.spaces import Space
 
+_WRITE = int(Right.WRITE)
 _ALL = int(Right.MAP | Right.READ | Right.WRITE)
 
 
@@ -33,38 +44,62 @@ class Run(NamedTuple):
     size: int
 
 
-def granted(bti: Bti, found: list[Stretch], perms: int) -> list[Pmt]:
+def granted(bti: Bti, found: list[Stretch], perms: int, keep: object = None) -> list[Pmt]:
     """A token for each stretch: the device may do ``perms`` with it. All of them, or none.
 
+    Args:
+      keep: lives for as long as one of them does, in quarantine as well.
+
     Raises:
+      InvalidArgs: the device is of another kernel.
       As `Bti.pin`.
     """
+    kernel = bti.object.kernel
+    if any(stretch.vmo.kernel is not kernel for stretch in found):
+        raise InvalidArgs("the device belongs to another kernel", remedy="make both in one")
     tokens: list[Pmt] = []
     try:
         for stretch in found:  # no comprehension: what is made before one fails is taken back
-            tokens.append(_token(bti, stretch, perms))  # noqa: PERF401
+            tokens.append(_token(bti, stretch, perms))
+            if keep is not None:
+                tokens[-1].object.keep = keep
     except BaseException as error:
-        for token in reversed(tokens):
-            with noted("take a grant back", error):
-                token.unpin()
+        take_back(tokens, error)
         raise
     return tokens
 
 
+def take_back(tokens: list[Pmt], error: BaseException) -> None:
+    """Undo what was granted, because of ``error``; what cannot be is in quarantine."""
+    for token in reversed(tokens):
+        with noted("take a grant back", error):
+            token.unpin()
+
+
 def _token(bti: Bti, stretch: Stretch, perms: int) -> Pmt:
-    process = bti._entry.process
+    process, target = bti._entry.process, stretch.vmo
+    rights = _ALL
+    if target.immutable or not target.pages.backing.writable:  # whatever its mapping allows
+        rights &= ~_WRITE
     with process.kernel.lock:
-        vmo = Vmo.wrap(process.add(stretch.vmo, _ALL))
+        vmo = Vmo.wrap(process.add(target, rights))
     try:
         return bti.pin(vmo, stretch.offset, stretch.stop - stretch.start, perms=perms)
     finally:
         vmo.close()
 
 
+class Granted(NamedTuple):
+    """What one call has granted."""
+
+    tokens: list[Pmt]
+    found: list[Stretch]
+
+
 class Item(NamedTuple):
     """One buffer of a list."""
 
-    space: Space
+    memory: Described
     address: int
     size: int
 
@@ -110,7 +145,7 @@ class DeviceMap:
       enabled: more may be mapped.
     """
 
-    __slots__ = ("__weakref__", "_grants", "bti", "enabled")
+    __slots__ = ("__weakref__", "_grants", "_reach", "bti", "enabled")
 
     def __init__(self, bti: Bti) -> None:
         """Nothing is granted yet.
@@ -119,11 +154,14 @@ class DeviceMap:
           BadHandle: ``bti`` is closed.
           WrongType: it is no Bti.
         """
-        self._grants: dict[int, list[list[Pmt]]] = {}
+        self._grants: dict[int, list[Granted]] = {}
+        self._reach: dict[Pages, RangeCounts] = {}
+        """How many grants each page is in."""
         self.enabled = True
-        kernel = bti.object.kernel
         self.bti = bti
-        kernel.device_maps.add(self)
+        kernel = bti.object.kernel
+        with kernel.lock:
+            kernel.device_maps.add(self)
 
     @property
     def live(self) -> int:
@@ -131,7 +169,7 @@ class DeviceMap:
         return sum(map(len, self._grants.values()))
 
     def map(
-        self, space: Space, address: int, size: int, perms: int, *, check: bool = True
+        self, memory: Described, address: int, size: int, perms: int, *, check: bool = True
     ) -> list[Run]:
         """Grant a pinned range: the runs of device addresses of its bytes, in order.
 
@@ -145,17 +183,35 @@ class DeviceMap:
 
         After a failure nothing is granted.
         """
-        found = self.check(Item(space, address, size), perms, check=check)
-        tokens = granted(self.bti, found, perms)
-        runs = _runs(tokens, found, address, size)
-        self._grants.setdefault(runs[0].address, []).append(tokens)
+        found = self.check(Item(memory, address, size), perms, check=check)
+        tokens = granted(self.bti, found, perms, memory.keep)
+        try:
+            runs = _runs(tokens, found, address, size)
+            self._enter(runs[0].address, Granted(tokens, found))
+        except BaseException as error:
+            take_back(tokens, error)
+            raise
         return runs
+
+    def _enter(self, address: int, grant: Granted) -> None:
+        with self.bti._entry.process.kernel.lock:
+            for stretch in grant.found:
+                counts = self._reach.setdefault(stretch.vmo.pages, RangeCounts())
+                counts.raise_(stretch.first, stretch.last)
+            self._grants.setdefault(address, []).append(grant)
+
+    def _strike(self, grant: Granted) -> None:
+        for stretch in grant.found:
+            pages = stretch.vmo.pages
+            self._reach[pages].lower(stretch.first, stretch.last)
+            if not self._reach[pages]:
+                del self._reach[pages]
 
     def check(self, item: Item, perms: int, *, check: bool = True) -> list[Stretch]:
         """What is behind a buffer, if `map` may grant it. Raises as `map`; grants nothing."""
         if not self.enabled:
             raise BadState("mapping is disabled for this device", remedy="enable it first")
-        space, address, size = item
+        address, size, space = item.address, item.size, item.memory.space
         with space.process.kernel.lock:
             found = space.find(address, size)
             for stretch in found:
@@ -185,7 +241,7 @@ class DeviceMap:
         done = Mapped()
         for number, item in enumerate(items):
             try:
-                runs = self.map(item.space, item.address, item.size, perms, check=check)
+                runs = self.map(item.memory, item.address, item.size, perms, check=check)
             except (NoMemory, Unavailable, BadState) as error:
                 if isinstance(error, NotPinned):
                     self._give_up(done, error)
@@ -218,8 +274,11 @@ class DeviceMap:
         at = 0
         for address, size in list(done.granted):
             if at >= kept:
-                self.unmap(address)
                 done.granted.remove((address, size))
+                try:
+                    self.unmap(address)
+                except PinfoldError as error:  # the page is in quarantine; what is kept is good
+                    done.error = done.error or error
             at += size
         at = 0
         for number, item in enumerate(items):
@@ -236,32 +295,34 @@ class DeviceMap:
           HostError, or what the bus raises: the device could not be shut out; what is not taken
             back is in the Bti's quarantine.
         """
-        grants = self._grants.get(address)
-        if not grants:
-            raise NotFound("nothing is mapped at that device address", asked=address)
-        tokens = grants.pop()
-        if not grants:
-            del self._grants[address]
-        _take_back(tokens)
+        with self.bti._entry.process.kernel.lock:
+            grants = self._grants.get(address)
+            if not grants:
+                raise NotFound("nothing is mapped at that device address", asked=address)
+            grant = grants.pop()
+            if not grants:
+                del self._grants[address]
+            self._strike(grant)
+        _end([grant])
 
     def clear(self) -> int:
-        """Take back every grant; how many there were. Errors as `unmap`: the rest is taken back."""
-        left = [tokens for grants in self._grants.values() for tokens in grants]
-        self._grants.clear()
-        _take_back([token for tokens in left for token in tokens])
+        """Take back every grant, and allow no more; how many there were.
+
+        Raises:
+          As `unmap`: the rest is taken back.
+        """
+        with self.bti._entry.process.kernel.lock:
+            self.enabled = False
+            left = [grant for grants in self._grants.values() for grant in grants]
+            self._grants.clear()
+            self._reach.clear()
+        _end(left)
         return len(left)
 
     def reaches(self, stretch: Stretch) -> bool:
-        """True when the device can reach a page of it."""
-        for grants in self._grants.values():
-            for token in (token for tokens in grants for token in tokens):
-                pinned = token.object.pinned
-                first = pinned.start >> PAGE_SHIFT
-                last = (pinned.start + pinned.size) >> PAGE_SHIFT
-                same = pinned.pages is stretch.vmo.pages
-                if same and first < stretch.last and stretch.first < last:
-                    return True
-        return False
+        """True when the device has a page of it. Called with the kernel's lock held."""
+        counts = self._reach.get(stretch.vmo.pages)
+        return counts is not None and any(counts.runs(stretch.first, stretch.last))
 
 
 def reached(found: list[Stretch]) -> bool:
@@ -276,9 +337,10 @@ def reached(found: list[Stretch]) -> bool:
     return False
 
 
-def _take_back(tokens: list[Pmt]) -> None:
+def _end(grants: list[Granted]) -> None:
+    """Take grants back that are in no book any more; the first refusal is raised in the end."""
     failed: BaseException | None = None
-    for token in reversed(tokens):
+    for token in (token for grant in reversed(grants) for token in reversed(grant.tokens)):
         try:
             token.unpin()
         except PinfoldError as error:  # raised below: the others are taken back all the same

@@ -86,7 +86,7 @@ class Leftovers:
 class Hold(HeldByAddress):
     """A run of pages that are kept, a record of the ledger."""
 
-    __slots__ = ("owner", "site", "there", "what", "when", "window")
+    __slots__ = ("keep", "owner", "site", "there", "what", "when", "window")
 
     def __init__(self, stretch: Stretch, owner: str, site: Site, when: int) -> None:
         self.held = [stretch]
@@ -94,6 +94,8 @@ class Hold(HeldByAddress):
         self.what = stretch.vmo.label
         self.site = site
         self.when = when
+        self.keep: object = None
+        """What has to stay while it is held."""
         self.there = False
         """Every page has memory already, as the books had it when the hold was entered."""
         self.window: Window | None = None
@@ -165,6 +167,7 @@ class Hold(HeldByAddress):
         """What is left of it when only these pages stay."""
         stretch = self.stretch
         made = Hold(pages_in(stretch, first, last), self.owner, self.site, self.when)
+        made.keep = self.keep
         if self.window is not None:
             self.window.share()
             made.window = self.window

@@ -121,8 +121,14 @@ class _Pin(HeldByAddress):
         """Strike the pin out of the kernel's books. Called with the kernel's lock held."""
         found, self.held = self.held, []
         self.kernel.ledger.discharge(self, sum(stretch.end_hold() for stretch in found))
+        failed: BaseException | None = None
         for stretch in found:
-            stretch.vmo.release_if_idle()
+            try:
+                stretch.vmo.release_if_idle()
+            except PinfoldError as error:  # raised below: the others are given back all the same
+                failed = failed or error
+        if failed is not None:
+            raise failed
 
 
 class PinnedBuffer:

@@ -31,16 +31,29 @@ class Lent:
         self.first = first
         self.leases: list[ViewLease] = []
 
-    def owner(self) -> VmoObject | None:
-        """The object that is shown; None where no view is alive."""
-        return next((lease.vmo for lease in self.leases if lease.live), None)
+    def owner(self, first: int, last: int) -> VmoObject | None:
+        """The object that is shown at some of the pages; None where no view is alive.
+
+        Several objects may show the same pages: it is one that has all of those, if any has.
+        """
+        live = next((lease for lease in self.leases if lease.live), None)
+        if live is None:
+            return None
+        members = [live.vmo, *live.vmo.body.members]
+        start, stop = first << PAGE_SHIFT, last << PAGE_SHIFT
+        return next((m for m in members if m.base <= start and stop <= m.base + m.size), live.vmo)
+
+    @property
+    def alive(self) -> bool:
+        """True while somebody has a view of it."""
+        return any(lease.live for lease in self.leases)
 
 
 def view_made(kernel: Kernel, lease: ViewLease, span: ByteRange, offset: int) -> None:
     """A view lies in our mapping at ``span``, which begins with ``offset`` bytes of the pages."""
     lent = kernel.lent
     known = lent.get(span.start)
-    if known is None or known[1].owner() is None:
+    if known is None or not known[1].alive:
         for low, _, _ in lent.overlapping(*span):  # of the dead: see the head of this file
             lent.pop(low)
         known = span.stop, Lent(offset >> PAGE_SHIFT)

@@ -84,9 +84,11 @@ class PmtStatistics:
 class PmtObject(KernelObject):
     """One pin: a pinned range, and the grant over it."""
 
-    __slots__ = ("bti", "form", "grant", "granted", "leaving", "pinned", "state", "vmo")
+    __slots__ = ("bti", "form", "grant", "granted", "keep", "leaving", "pinned", "state", "vmo")
 
     object_type = ObjectType.PMT
+    keep: object
+    """What has to stay for as long as this is in anybody's books; unset for most."""
 
     def __init__(
         self, bti: BtiObject, vmo: VmoObject, pinned: PinnedRange, grant: Grant, form: AddrForm

@@ -127,35 +127,35 @@ class Space:
 
     # Bytes --------------------------------------------------------------------------------------
 
-    def read(self, address: int, size: int) -> bytearray:
-        """The bytes of a defined range.
+    def read(self, found: list[Stretch], address: int, size: int) -> bytearray:
+        """The bytes of a range, in which ``found`` is.
 
         Raises:
-          As `find`.
+          BadHandle: an object of it was given back meanwhile.
           AccessDenied: a part may not be read.
           HostError: a page cannot be had.
         """
         self.check_access(address, size, int(Perm.READ))
         data = bytearray(size)
         with ExitStack() as stack:
-            for offset, part, stretch in self._parts(address, memoryview(data), stack):
+            for offset, part, stretch in self._parts(found, address, memoryview(data), stack):
                 stretch.vmo.pages.read_into(part, offset)
         return data
 
-    def write(self, address: int, data: bytearray) -> None:
-        """Put bytes into a defined range: all of them, or none.
+    def write(self, found: list[Stretch], address: int, data: bytearray) -> None:
+        """Put bytes into a range, in which ``found`` is: all of them, or none.
 
         It is brought in as a whole before one is written; if a write fails all the same, what was
         there is put back.
 
         Raises:
-          As `find`.
+          BadHandle: an object of it was given back meanwhile.
           AccessDenied: a part may not be written.
           NoMemory, NoSpace, HostError: a page cannot be had.
         """
         self.check_access(address, len(data), _WRITE)
         with ExitStack() as stack:
-            parts = list(self._parts(address, memoryview(data), stack))
+            parts = list(self._parts(found, address, memoryview(data), stack))
             for _, _, stretch in parts:
                 stretch.vmo.pages.commit(stretch.first << PAGE_SHIFT, stretch.stop - stretch.start)
             former = [bytearray(len(part)) for _, part, _ in parts]
@@ -174,10 +174,9 @@ class Space:
                     stretch.vmo.body.own(offset, offset + len(part))
 
     def _parts(
-        self, address: int, data: memoryview, stack: ExitStack
+        self, found: list[Stretch], address: int, data: memoryview, stack: ExitStack
     ) -> Iterator[tuple[int, memoryview, Stretch]]:
         """Byte offsets among the pages, and the part of ``data`` for each, ascending."""
-        found = self.look(address, len(data))
         for stretch in found:
             stack.enter_context(using(self.process.kernel, stretch.vmo))
         for stretch in found:

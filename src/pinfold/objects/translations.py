@@ -10,7 +10,10 @@
 #   pin     the pages are counted and held, THEN the bus grants them
 #   unpin   the bus revokes them, THEN the counters go down
 #
-# A token is taken back as a whole: what one call has pinned for a device, one call unpins.
+# A token is taken back as a whole: what one call has pinned for a device, one call unpins. The list
+# gives no address out from before its grant is revoked.
+#
+# Lock: whoever has the list, a descriptor, lets one call at a time at it.
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
@@ -20,13 +23,16 @@ import numpy as np
 from pinfold.errors import BadState, InvalidArgs, NotPinned, OutOfRange
 from pinfold.memory.ranges import RangeCounts, RangeMap
 from pinfold.objects.addresses import Stretch, pages_of
-from pinfold.objects.device_maps import granted
+from pinfold.objects.device_maps import granted, take_back
 from pinfold.rights import Perm
 from pinfold.units import PAGE_SHIFT
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from numpy.typing import NDArray
 
+    from pinfold.memory.ranges import Interval
     from pinfold.objects.bti import Bti
     from pinfold.objects.cross_memory import CrossMemory
     from pinfold.objects.holds import Unpinned
@@ -47,7 +53,8 @@ class Translations:
     """
 
     __slots__ = (
-        "_bti", "_found", "_pinned", "_tokens", "addresses", "memory", "pages", "sparse", "valid",
+        "_bti", "_found", "_pinned", "_shut", "_tokens",
+        "addresses", "memory", "pages", "sparse", "valid",
     )  # fmt: skip
 
     def __init__(
@@ -72,6 +79,8 @@ class Translations:
         self.sparse = sparse
         self._bti = bti
         self._pinned = RangeCounts()
+        self._shut = RangeCounts()
+        """Pages that the device has lost, and that could not be unlocked then."""
         self._found: RangeMap[Stretch] = RangeMap()
         """What is pinned, by the address where it was seen."""
         self._tokens: dict[ByteRange, list[list[tuple[Stretch, Pmt]]]] = {}
@@ -108,7 +117,7 @@ class Translations:
                 if hole is not None:
                     raise BadState("a page is not pinned", asked=hole, remedy="pin it first")
             for stretch in found:
-                self._note(stretch)
+                self._note(stretch, self._addresses(stretch, 0, []))
 
     def pin(self, address: int, size: int, perms: int) -> None:
         """Pin the pages that a range touches, and translate them: all of them, or none.
@@ -135,23 +144,43 @@ class Translations:
         def find() -> list[Stretch]:  # what is granted below is what was pinned, and no other
             found[:] = memory.find(address, size)
             memory.space.check_access(address, size, perms)
+            self._refuse_another(found)
             return found
 
-        counted.pin(find, owner=str(process))
+        counted.pin(find, owner=str(process), keep=memory.keep)
+        tokens: list[Pmt] = []
         try:
-            tokens = [] if self._bti is None else granted(self._bti, found, perms)
+            if self._bti is not None:
+                tokens = granted(self._bti, found, perms, memory.keep)
+            with process.kernel.lock:
+                notes = [self._addresses(s, at, tokens) for at, s in enumerate(found)]
+                fresh = [(s, gap) for s in found for gap in self._found.gaps(s.start, s.stop)]
         except BaseException as error:
+            take_back(tokens, error)
             counted.take_back(found, error)
             raise
-        grants = list(zip(found, tokens, strict=True)) if tokens else []
-        if grants:
-            self._tokens.setdefault(span, []).append(grants)
-        with process.kernel.lock:
-            for at, stretch in enumerate(found):
-                self._note(stretch, tokens[at].addrs if tokens else None)
-                for low, high in list(self._found.gaps(stretch.start, stretch.stop)):
-                    self._found.insert(low, high, stretch.part(low, high))
+        if tokens:
+            self._tokens.setdefault(span, []).append(list(zip(found, tokens, strict=True)))
+        for stretch, addresses in zip(found, notes, strict=True):
+            self._note(stretch, addresses)
+        for stretch, gap in fresh:
+            self._found.insert(*gap, stretch.part(*gap))
         self._pinned.raise_(*span)
+
+    def _refuse_another(self, found: list[Stretch]) -> None:
+        """Raise `InvalidArgs` where a page that is pinned through the list shows other memory now.
+
+        It is unpinned by what was remembered, which can be one memory only.
+        """
+        for stretch in found:
+            for low, high, before in self._found.overlapping(stretch.start, stretch.stop):
+                low, high = max(low, stretch.start), min(high, stretch.stop)
+                if before.part(low, high) != stretch.part(low, high):
+                    raise InvalidArgs(
+                        "something else is mapped where a page is pinned through the list",
+                        asked=low,
+                        remedy="unpin that first",
+                    )
 
     def unpin(self, address: int, size: int, done: Unpinned) -> None:
         """Undo one pin of every page of a range. ``done`` is as for `CountedPins.unpin`.
@@ -160,49 +189,67 @@ class Translations:
           InvalidArgs: ``size`` is not above 0; a device has been granted the pages by a call that
             named another range.
           OutOfRange: the range leaves the list.
-          NotPinned: a page is not pinned through the list; nothing changed.
+          NotPinned: a page is not pinned through the list; nothing changed. Or somebody has
+            unpinned a page of it already: the rest is unpinned, and the list has none of it.
           HostError, or what the bus raises: a device could not be shut out, and the pages are
             still pinned, the token in the Bti's quarantine; or the host refused to unlock a page,
-            and it and those after it are as they were.
+            and it and those after it are as they were. It can be tried again.
         """
         span = self._span(address, size)
         hole = next(self._pinned.gaps(*span), None)
         if hole is not None:
             raise NotPinned("a page is not pinned through the list", asked=hole[0])
-        if self._bti is not None:
+        if self._bti is not None and next(self._shut.gaps(*span), None) is not None:
             self._take_back(span)
+            self._shut.raise_(*span)
         counted = self.memory.space.process.kernel.counted
         found = [stretch.part(*span) for _, _, stretch in self._found.overlapping(*span)]
         try:
-            counted.unpin(lambda: found, done=done)
-        finally:
-            for stretch in done.lowered:
-                for low, high in self._pinned.lower(stretch.start, stretch.stop):
-                    self._forget(low, high)
-            for calls in self._tokens.values():  # a page can have been granted more than once
-                for granted_still, token in (grant for call in calls for grant in call):
-                    self._note(granted_still, token.addrs)
+            counted.unpin(lambda: found, rest=True, done=done)
+        except NotPinned:
+            self._lower([span])
+            raise
+        except BaseException:
+            self._lower((part.start, part.stop) for part in done.lowered)
+            raise
+        self._lower([span])
+
+    def _lower(self, spans: Iterable[Interval]) -> None:
+        """The list has one pin fewer of some pages."""
+        for span in spans:
+            if self._bti is not None:
+                self._shut.lower(*span)
+            for low, high in self._pinned.lower(*span):
+                self._forget(low, high)
 
     def _take_back(self, span: ByteRange) -> None:
-        """The device loses what one call of `pin` has given it, the latest of that range."""
+        """The device loses what the latest call that named the range has given it.
+
+        From here on the list has what it has been granted still.
+        """
         calls = self._tokens.get(span)
         if not calls:
-            if any(other.overlaps(span) for other in self._tokens):
-                raise InvalidArgs(
-                    "the device was granted these pages by a call that named another range",
-                    asked=span.start,
-                    remedy="unpin what was pinned in one call, in one call",
-                )
-            return  # shut out before, by a call that then could not unlock the pages
+            raise InvalidArgs(
+                "the device was granted these pages by a call that named another range",
+                asked=span.start,
+                remedy="unpin what was pinned in one call, in one call",
+            )
         grants = calls[-1]
-        while grants:
-            token = grants[-1][1]
-            if not token.closed:
-                token.unpin()
-            grants.pop()
-        calls.pop()
-        if not calls:
-            del self._tokens[span]
+        try:
+            while grants:
+                stretch, token = grants[-1]
+                self.valid[self._index(stretch.start) : self._index(stretch.stop)] = False
+                if not token.closed:
+                    token.unpin()
+                grants.pop()
+            calls.pop()
+            if not calls:
+                del self._tokens[span]
+        finally:
+            for other, given in self._tokens.items():  # a page can be granted more than once
+                for stretch, token in (g for call in given for g in call):
+                    if other.overlaps(span) and not token.closed:
+                        self._note(stretch, token.addrs)
 
     def _forget(self, low: int, high: int) -> None:
         self.valid[self._index(low) : self._index(high)] = False
@@ -232,10 +279,14 @@ class Translations:
     def _index(self, address: int) -> int:
         return address - self.pages.start >> PAGE_SHIFT
 
-    def _note(self, stretch: Stretch, device: NDArray[np.uint64] | None = None) -> None:
+    @staticmethod
+    def _addresses(stretch: Stretch, at: int, tokens: list[Pmt]) -> NDArray[np.uint64]:
+        """What the pages of a stretch are translated to."""
+        if tokens:
+            return tokens[at].addrs
+        return stretch.vmo.pages.physical_addresses(stretch.first, stretch.last)
+
+    def _note(self, stretch: Stretch, addresses: NDArray[np.uint64]) -> None:
         first, last = self._index(stretch.start), self._index(stretch.stop)
-        pages = stretch.vmo.pages
-        self.addresses[first:last] = (
-            pages.physical_addresses(stretch.first, stretch.last) if device is None else device
-        )
+        self.addresses[first:last] = addresses
         self.valid[first:last] = True

@@ -75,6 +75,8 @@ def d_map_init(bid: Bti | int, flags: int, bus_flags: int, channel: int) -> Devi
     """
     i32(flags), i32(bus_flags), u32(channel)
     process_only("d_map_init")
+    if not isinstance(bid, int | Bti):
+        raise TypeError(f"a bus id is a Bti or its number, not a {type(bid).__name__}")
     try:
         return DeviceMap(handle_of(u32(bid), Bti) if isinstance(bid, int) else bid)
     except PinfoldError:
@@ -91,7 +93,6 @@ def d_map_clear(handle: DeviceMap) -> int:
         _handle(handle).clear()
     except PinfoldError:
         return aix.DMA_FAIL
-    handle.enabled = False
     return aix.DMA_SUCC
 
 
@@ -132,8 +133,8 @@ def d_map_page(
         perms, check = _access(flags)
         if busaddr is None:
             return aix.DMA_NOACC
-        space = descriptor(xmp).space
-        runs = mapped.map(space, baddr, page_down(baddr) + PAGE_SIZE - baddr, perms, check=check)
+        memory = descriptor(xmp)
+        runs = mapped.map(memory, baddr, page_down(baddr) + PAGE_SIZE - baddr, perms, check=check)
     except PinfoldError as error:
         return _result(error)
     busaddr.value = int(runs[0].address)
@@ -172,7 +173,7 @@ def d_map_list(handle: DeviceMap, flags: int, minxfer: int, virt_list: Dio, bus_
         mapped; ``bytes_done`` is what lies before that buffer, which ``resid_iov`` names.
     """
     flags, minxfer = u32(flags), i32(minxfer)
-    mapped = _handle(handle)
+    mapped, virt_list, bus_list = _handle(handle), _list(virt_list), _list(bus_list)
     items: list[Item] = []
     bus_list.granted = []
     bus_list.used_iovecs = bus_list.bytes_done = 0
@@ -181,9 +182,11 @@ def d_map_list(handle: DeviceMap, flags: int, minxfer: int, virt_list: Dio, bus_
         perms, check = _access(flags)
         if minxfer <= 0:
             raise InvalidArgs("a transfer has at least a byte", asked=minxfer)
+        if not 0 <= virt_list.used_iovecs <= len(virt_list.dvec):
+            raise InvalidArgs("a list has fewer runs than that", asked=virt_list.used_iovecs)
         for number, vec in enumerate(virt_list.dvec[: virt_list.used_iovecs]):
             virt_list.resid_iov = number
-            item = Item(descriptor(vec.xmp).space, u64(vec.iov_base), i32(vec.iov_len))
+            item = Item(descriptor(vec.xmp), u64(vec.iov_base), i32(vec.iov_len))
             mapped.check(item, perms, check=check)
             items.append(item)
             virt_list.bytes_done += item.size
@@ -204,7 +207,7 @@ def d_unmap_list(handle: DeviceMap, bus_list: Dio) -> int:
     Returns DMA_SUCC, or DMA_FAIL: the list is not mapped; or the device could not be shut out of a
     part, which is in its Bti's quarantine: the rest is unmapped.
     """
-    mapped, granted = _handle(handle), bus_list.granted
+    mapped, granted = _handle(handle), _list(bus_list).granted
     bus_list.granted = []
     result = aix.DMA_SUCC if granted else aix.DMA_FAIL
     for address in reversed(granted):
@@ -219,6 +222,12 @@ def _handle(handle: Any) -> DeviceMap:
     if not isinstance(handle, DeviceMap):
         raise TypeError(f"a handle of d_map_init, not a {type(handle).__name__}")
     return handle
+
+
+def _list(dio: Any) -> Dio:
+    if not isinstance(dio, Dio) or not all(isinstance(vec, Iovec) for vec in dio.dvec):
+        raise TypeError("a list is a Dio, of Iovecs")
+    return dio
 
 
 def _access(flags: int) -> tuple[int, bool]:

@@ -224,7 +224,7 @@ def pincode(func: int) -> None:
 
     Returns 0, or, in this order:
       EINVAL: no program or library has code there.
-      ENOMEM, EIO: as `pin`; nothing is pinned.
+      ENOMEM, ENOSPC, EIO: as `pin`; nothing is pinned.
     """
     start = u64(func)
     process_only("pincode")

@@ -4,7 +4,8 @@
 # calls a list allows in which state; that is said here, with each call, and in docs/aix.md.
 from __future__ import annotations
 
-from typing import Final
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Final
 
 from pinfold.dialects.aix import numbers as aix
 from pinfold.dialects.aix.pins import warn_if_reached
@@ -22,19 +23,28 @@ from pinfold.objects.holds import Unpinned
 from pinfold.objects.translations import Translations
 from pinfold.rights import Perm
 
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
 _FLAGS: Final = aix.XLATE_PERSISTENT | aix.XLATE_ALLOC | aix.XLATE_SPARSE
 
 _DEVICE_DOES: Final = {aix.B_READ: int(Perm.WRITE), aix.B_WRITE: int(Perm.READ)}
 """A block read has the device write memory, and a block write has it read."""
 
 
-def _attached(dp: Xmem | None) -> tuple[Xmem, CrossMemory]:
-    """A descriptor that can have a list, and its buffer. Raises `BadHandle`."""
-    dp = own(dp)
-    memory = dp.described()
-    if not isinstance(memory, CrossMemory):
-        raise BadHandle("the descriptor of all kernel memory is everybody's, and has no list")
-    return dp, memory
+@contextmanager
+def _attached(dp: Xmem | None) -> Iterator[tuple[Xmem, CrossMemory]]:
+    """A descriptor that can have a list, and its buffer; the block is alone with it.
+
+    Raises:
+      BadHandle: NULL, free, or the descriptor of all kernel memory.
+    """
+    with own(dp).lock:
+        found = own(dp)
+        memory = found.described()
+        if not isinstance(memory, CrossMemory):
+            raise BadHandle("the descriptor of all kernel memory is everybody's, and has no list")
+        yield found, memory
 
 
 @service("xmem")
@@ -59,18 +69,18 @@ def xlate_create(dp: Xmem | None, baddr: int, count: int, flags: int) -> int:
     """
     baddr, count, flags = u64(baddr), i32(count), u32(flags)
     process_only("xlate_create")
-    dp, memory = _attached(dp)
-    if dp.aspace_id == aix.XMEM_XLATE or flags & ~_FLAGS:
-        raise InvalidArgs("there is a list already, or no such flag", asked=flags)
-    sparse = bool(flags & aix.XLATE_SPARSE)
-    memory.space.look(baddr, count)
-    try:
-        made = Translations(memory, baddr, count, sparse=sparse, bti=dp.bti)
-        if not flags & aix.XLATE_ALLOC:
-            made.fill()
-    except MemoryError:  # pinfold's NoMemory is one
-        return aix.ENOMEM
-    dp.hang(made, flags)
+    with _attached(dp) as (found, memory):
+        if found.aspace_id == aix.XMEM_XLATE or flags & ~_FLAGS:
+            raise InvalidArgs("there is a list already, or no such flag", asked=flags)
+        sparse = bool(flags & aix.XLATE_SPARSE)
+        memory.space.look(baddr, count)
+        try:
+            made = Translations(memory, baddr, count, sparse=sparse, bti=found.bti)
+            if not flags & aix.XLATE_ALLOC:
+                made.fill()
+        except MemoryError:  # pinfold's NoMemory is one
+            return aix.ENOMEM
+        found.hang(made, flags)
     return aix.XMEM_SUCC
 
 
@@ -90,8 +100,8 @@ def xlate_pin(dp: Xmem | None, baddr: int, count: int, rw: int) -> int:
     Returns 0, or, in this order:
       EINVAL: the descriptor is NULL, free, or that of all kernel memory; ``count`` is negative or
         0; ``rw`` is neither of the two; the range does not fit into the list; a page of it is
-        pinned through the list, which is not sparse; the range is outside the space, or not
-        defined.
+        pinned through the list, which is not sparse, or shows other memory now; the range is
+        outside the space, or not defined; the device's authority is closed or in quarantine.
       XMEM_FAIL: a page does not allow what ``rw`` asks.
       ENOMEM: as `pin`; or the bus has no address space.
       ENOSPC: as `pin`.
@@ -101,18 +111,18 @@ def xlate_pin(dp: Xmem | None, baddr: int, count: int, rw: int) -> int:
     """
     baddr, count, rw = u64(baddr), i32(count), i32(rw)
     process_only("xlate_pin")
-    dp, memory = _attached(dp)
-    perms = _DEVICE_DOES.get(rw)
-    if count <= 0 or perms is None:
-        raise InvalidArgs("a buffer has at least a byte, and a direction", asked=count)
-    listed = dp.xlate
-    try:
-        made = Translations(memory, baddr, count, bti=dp.bti) if listed is None else listed
-        made.pin(baddr, count, perms)
-    except (AccessDenied, HostError):
-        return aix.XMEM_FAIL
-    if listed is None:
-        dp.hang(made, 0)
+    with _attached(dp) as (found, memory):
+        perms = _DEVICE_DOES.get(rw)
+        if count <= 0 or perms is None:
+            raise InvalidArgs("a buffer has at least a byte, and a direction", asked=count)
+        listed = found.xlate
+        try:
+            made = Translations(memory, baddr, count, bti=found.bti) if listed is None else listed
+            made.pin(baddr, count, perms)
+        except (AccessDenied, HostError):
+            return aix.XMEM_FAIL
+        if listed is None:
+            found.hang(made, 0)
     return 0
 
 
@@ -127,22 +137,25 @@ def xlate_unpin(dp: Xmem | None, baddr: int, count: int) -> None:
       EINVAL: the descriptor is NULL, free, or has no list; ``count`` is negative or 0; the range
         does not fit into the list; a page of it is not pinned through the list; a device was
         granted it by a call that named another range. Nothing changed.
+      EINVAL: somebody has unpinned a page of it by another way: the rest of the range is unpinned.
       EIO: the host refused to unlock a page; it and those after it are as they were. Or the bus
         refused to revoke: the pages are still pinned, and the device's token is in quarantine.
     """
     baddr, count = u64(baddr), i32(count)
     process_only("xlate_unpin")
-    dp, _ = _attached(dp)
-    listed = dp.xlate
-    if listed is None:
-        raise InvalidArgs("the descriptor has no list")
     done = Unpinned()
-    try:
-        listed.unpin(baddr, count, done)
-    finally:
-        warn_if_reached(done.let_go)
-    if not listed.pinned and not dp.prexflags & aix.XLATE_PERSISTENT:
-        dp.drop_list()
+    with _attached(dp) as (found, _):
+        listed = found.xlate
+        if listed is None:
+            raise InvalidArgs("the descriptor has no list")
+        was = listed.pinned
+        try:
+            listed.unpin(baddr, count, done)
+        finally:
+            warn_if_reached(done.let_go)
+            lasting = found.prexflags & aix.XLATE_PERSISTENT
+            if was and not (listed.pinned or lasting):
+                found.drop_list()
 
 
 @service("xmem")
@@ -157,10 +170,10 @@ def xlate_remove(dp: Xmem | None) -> None:
       KernelAssertion: a page is pinned through the list; nothing changed.
     """
     process_only("xlate_remove")
-    dp, _ = _attached(dp)
-    listed = dp.xlate
-    if listed is None:
-        raise InvalidArgs("the descriptor has no list")
-    if listed.pinned:
-        raise KernelAssertion("xlate_remove: pages are pinned through the list")
-    dp.drop_list()
+    with _attached(dp) as (found, _):
+        listed = found.xlate
+        if listed is None:
+            raise InvalidArgs("the descriptor has no list")
+        if listed.pinned:
+            raise KernelAssertion("xlate_remove: pages are pinned through the list")
+        found.drop_list()

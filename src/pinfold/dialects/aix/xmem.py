@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import warnings
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 from pinfold.dialects.aix import numbers as aix
@@ -22,7 +23,7 @@ from pinfold.dialects.aix.services import (
 from pinfold.dialects.calling import handle_of, i32, u32, u64
 from pinfold.errors import BadHandle, InvalidArgs, OutOfRange
 from pinfold.objects.bti import Bti
-from pinfold.objects.cross_memory import CrossMemory, Described, copy
+from pinfold.objects.cross_memory import CrossMemory, Described, call_lock, copy
 from pinfold.objects.holds import Unpinned
 from pinfold.objects.process import current_process
 from pinfold.rights import Perm
@@ -62,7 +63,7 @@ class Xmem:
       bti: of the device that it was made for.
     """
 
-    __slots__ = ("_list", "_memory", "aspace_id", "bti", "count", "prexflags", "vaddr")
+    __slots__ = ("_list", "_memory", "aspace_id", "bti", "count", "lock", "prexflags", "vaddr")
 
     def __init__(self, *, bti: Bti | int | None = None) -> None:
         self.aspace_id = aix.XMEM_INVAL
@@ -70,6 +71,8 @@ class Xmem:
         self.vaddr = 0
         self.count = 0
         self.bti = handle_of(bti, Bti) if isinstance(bti, int) else bti
+        self.lock: AbstractContextManager[None] = call_lock()
+        """One service at a time works on it; not the caller's to take."""
         self._memory: CrossMemory | None = None
         self._list: Translations | None = None
 
@@ -134,6 +137,7 @@ class _Global(Xmem):
     def __init__(self) -> None:
         super().__init__()
         self.aspace_id = aix.XMEM_GLOBAL
+        self.lock = nullcontext()  # it never changes
 
     def described(self) -> Described:
         """System space, as the current process has it."""
@@ -194,7 +198,11 @@ def xmattach(addr: Any, count: int, dp: Xmem | None, segflag: int) -> None:
     start, keep = address(addr)
     count, segflag = i32(count), i32(segflag)
     process_only("xmattach")
-    dp = own(dp)
+    with own(dp).lock:
+        _attach(own(dp), start, keep, count, segflag)
+
+
+def _attach(dp: Xmem, start: int, keep: memoryview | None, count: int, segflag: int) -> None:
     if dp.aspace_id != aix.XMEM_INVAL:
         raise InvalidArgs("the descriptor is in use", remedy="detach it, or use another")
     if count <= 0:
@@ -223,7 +231,17 @@ def xmdetach(dp: Xmem | None) -> None:
       through it, which `xlate_unpin` takes back. Or the host refused to close memory that nobody
       else has: then it is free all the same.
     """
-    dp = own(dp)
+    with own(dp).lock:
+        pinned = _detach(own(dp))
+    if pinned:
+        warnings.warn(
+            "a cross-memory descriptor was detached while its memory is pinned",
+            DriverBug,
+            stacklevel=3,
+        )
+
+
+def _detach(dp: Xmem) -> bool:
     memory = dp.described()
     if not isinstance(memory, CrossMemory):
         raise InvalidArgs("nobody attached this descriptor")
@@ -231,16 +249,10 @@ def xmdetach(dp: Xmem | None) -> None:
     if listed is not None and listed.granted:
         raise InvalidArgs("a device can reach the memory", remedy="xlate_unpin it first")
     try:
-        pinned = memory.detach()
+        return memory.detach()
     finally:
         if not memory.attached:
             dp.free()
-    if pinned:
-        warnings.warn(
-            "a cross-memory descriptor was detached while its memory is pinned",
-            DriverBug,
-            stacklevel=3,
-        )
 
 
 # Pinning ------------------------------------------------------------------------------------------
@@ -262,7 +274,8 @@ def xmempin(base: int, len: int, xd: Xmem | None) -> None:  # noqa: A002 - the p
     """
     base, length = u64(base), i32(len)
     process_only("xmempin")
-    _filled_in(xd).pin(base, length)
+    with _lock_of(xd):
+        _filled_in(xd).pin(base, length)
 
 
 @service("described")
@@ -281,14 +294,19 @@ def xmemunpin(base: int, len: int, xd: Xmem | None) -> None:  # noqa: A002 - the
       EIO: as `unpin`.
     """
     base, length = u64(base), i32(len)
-    memory = _filled_in(xd)
-    if not memory.space.system:
-        process_only("xmemunpin of user space")
     done = Unpinned()
-    try:
-        memory.unpin(base, length, done)
-    finally:
-        warn_if_reached(done.let_go)
+    with _lock_of(xd):
+        memory = _filled_in(xd)
+        if not memory.space.system:
+            process_only("xmemunpin of user space")
+        try:
+            memory.unpin(base, length, done)
+        finally:
+            warn_if_reached(done.let_go)
+
+
+def _lock_of(xd: Xmem | None) -> AbstractContextManager[None]:
+    return nullcontext() if xd is None else own(xd).lock
 
 
 def _filled_in(xd: Xmem | None) -> Described:
@@ -314,9 +332,10 @@ def xmemin(uaddr: int, kaddr: int, count: int, dp: Xmem | None) -> None:
       at interrupt level, a page is not in memory.
     """
     uaddr, kaddr, count = u64(uaddr), u64(kaddr), i32(count)
-    memory = descriptor(dp)
-    if _checked(memory, uaddr, count):
-        copy(memory.space, uaddr, system_space(), kaddr, count, now=in_interrupt())
+    with own(dp).lock:
+        memory = descriptor(dp)
+        if _something(count):
+            copy(memory, uaddr, Described(system_space()), kaddr, count, now=in_interrupt())
 
 
 @service("xmem")
@@ -325,17 +344,16 @@ def xmemout(kaddr: int, uaddr: int, count: int, dp: Xmem | None) -> None:
     ``int xmemout(caddr_t kaddr, caddr_t uaddr, int count, struct xmem *dp)``. As `xmemin`.
     """
     kaddr, uaddr, count = u64(kaddr), u64(uaddr), i32(count)
-    memory = descriptor(dp)
-    if _checked(memory, uaddr, count):
-        copy(system_space(), kaddr, memory.space, uaddr, count, now=in_interrupt())
+    with own(dp).lock:
+        memory = descriptor(dp)
+        if _something(count):
+            copy(Described(system_space()), kaddr, memory, uaddr, count, now=in_interrupt())
 
 
-def _checked(memory: Described, uaddr: int, count: int) -> bool:
-    """False where there is nothing to copy. Raises where it cannot be copied."""
+def _something(count: int) -> bool:
+    """False where there is nothing to copy. Raises `InvalidArgs` for less than that."""
     if count < 0:
         raise InvalidArgs("a count is not negative", asked=count)
-    if count:
-        memory.check_buffer(uaddr, count)
     return count > 0
 
 
@@ -344,7 +362,11 @@ def _checked(memory: Described, uaddr: int, count: int) -> bool:
 
 def _xmemdma(xp: Xmem | None, xaddr: int, flag: int, *, hiding: bool) -> int:
     xaddr, flag = u64(xaddr), u32(flag)
-    dp = own(xp)
+    with own(xp).lock:
+        return _translated(own(xp), xaddr, flag, hiding=hiding)
+
+
+def _translated(dp: Xmem, xaddr: int, flag: int, *, hiding: bool) -> int:
     memory = dp.described()
     both = aix.XMEM_HIDE | aix.XMEM_UNHIDE
     if flag & ~_DMA_FLAGS or flag & both == both:
