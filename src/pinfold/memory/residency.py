@@ -20,8 +20,7 @@
 # without write permission that nobody has written to: its lock holds the zero page, and the page
 # that a later mprotect and write bring is locked when it comes.
 #
-# One table per process, because locks belong to the process's address space. A forked child
-# inherits none of the locks (mlock(2)), and so starts with an empty table.
+# One table per process: locks belong to its address space. A forked child inherits none (mlock(2)).
 #
 # Locks: the table's own is the last in the order of memory/locks.py, and is held while the kernel
 # works. A finaliser never waits for it: see `Residency.drop`.
@@ -155,7 +154,7 @@ class Residency:
                     _unlock_mapped(low, high)
             except OSError as error:
                 remedy = None
-                if error.errno == errno.ENOMEM:  # nothing is unmapped: it wants to split a mapping
+                if error.errno == errno.ENOMEM:  # it wants to split a mapping
                     remedy = "raise vm.max_map_count, or lock and unlock whole mappings"
                 told = HostError(f"munlock [{low:#x}, {high:#x})", error, remedy=remedy)
                 for refused in self._restore_all(ending[:tried]):

@@ -268,10 +268,7 @@ class CountedPins:
 
     @contextmanager
     def _changing(self) -> Iterator[Leftovers]:
-        """The block has the table; what it leaves is released before the table is let go.
-
-        What is to be logged meanwhile is told after that: a log handler may pin something.
-        """
+        """The block has the table. What it leaves is released, what it logs is told, afterwards."""
         after = Leftovers()
         with self._lock, self._kernel.lock.told_after(self._lock):
             try:

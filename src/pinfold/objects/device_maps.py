@@ -277,8 +277,9 @@ class DeviceMap:
                 done.granted.remove((address, size))
                 try:
                     self.unmap(address)
-                except PinfoldError as error:  # the page is in quarantine; what is kept is good
-                    done.error = done.error or error
+                except PinfoldError as error:  # it is in quarantine; what is kept is good
+                    done.error = Unavailable("a grant could not be taken back")
+                    done.error.__cause__ = error
             at += size
         at = 0
         for number, item in enumerate(items):

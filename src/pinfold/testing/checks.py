@@ -93,6 +93,9 @@ def check_books(kernel: Kernel) -> None:
             for page, count in counted.items():
                 have = book.pin_count(page)
                 require(have == count, f"page {page}: count {have}, {count} live pins")
+        _check_counted(kernel)
+        for member in kernel.objects():
+            require(member.kernel is kernel, f"{member} is another kernel's")
         for bti in btis:
             held = {id(token.pinned) for token in bti.pins.values()}
             for grant in bti.space.live_grants():
@@ -102,6 +105,18 @@ def check_books(kernel: Kernel) -> None:
                 set(bti.quarantined) <= set(bti.pins), f"{bti} quarantines what it has not pinned"
             )
             require(set(bti.listed) <= set(bti.pins), f"{bti} lists what it has not pinned")
+
+
+def _check_counted(kernel: Kernel) -> None:
+    """A page that is counted is held, and a hold is in the ledger."""
+    records = kernel.ledger.records()
+    for pages, book in kernel.counted.books.items():
+        for counts in (book.short, book.long):
+            for first, last, _ in counts.runs(0, 1 << 64):
+                gap = next(book.holds.gaps(first, last), None)
+                require(gap is None, f"a counted page of {pages.backing.kind} memory is not held")
+        for _, _, hold in book.holds:
+            require(hold in records, f"a hold of {hold.what} is not in the ledger")
 
 
 def _check_family(vmo: VmoObject, alive: list[VmoObject]) -> None:
