@@ -101,6 +101,7 @@ def zero(vmo: VmoObject, offset: int, size: int) -> None:
     start, stop = _range(vmo, offset, size)
     if vmo.cache_policy:
         _refuse_uncached_parts(vmo, start, stop)
+    vmo.body.own(vmo.base + start, vmo.base + stop)
     vmo.pages.zero(vmo.base + start, stop - start)
 
 

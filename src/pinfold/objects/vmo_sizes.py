@@ -212,6 +212,7 @@ def resize(target: VmoObject, size: int) -> None:
     target.refuse_to_follow(size)
     _resize(target, new, size)
     if size & PAGE_MASK:
+        target.body.own(size, new)
         target.pages.zero(size, new - size)
 
 
