@@ -16,6 +16,7 @@ import pinfold as pf
 from pinfold.dialects import mx, zx
 from pinfold.dialects.calling import face
 from pinfold.errors import NoMemory
+from pinfold.memory.mapped import change_protection
 from tests.dialects.mx import things
 from tests.dialects.mx.things import PAGE, READ, attempt, fine, ok
 

@@ -13,7 +13,7 @@ import pytest
 
 import pinfold as pf
 from pinfold.dialects import Out, mx, zx
-from pinfold.dialects.calling import face
+from pinfold.dialects.calling import face, number_of
 from pinfold.errors import DmaFault
 from pinfold.objects.memory_object import MAX_SIZE
 from tests.objects.vmar.world import resident_in_tables
@@ -39,11 +39,12 @@ def base_of(region: int) -> int:
 # mx_bti_pin ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("known", [True, False])
+@pytest.mark.parametrize("anchor", [pf.Anchor.NONE, pf.Anchor.MLOCK])
 @pytest.mark.parametrize("perms", range(1, 8))
-def test_the_device_may_do_what_perms_say(perms: int, known: bool) -> None:  # noqa: FBT001 - a parameter of the test
-    """And no more, on a bus that tells them apart; whether a pin asks the host or the books."""
-    bti, vmo = things.bti("sim"), things.vmo(PAGE, committed=known)
+def test_the_device_may_do_what_perms_say(perms: int, anchor: pf.Anchor) -> None:
+    """And no more, on a bus that tells them apart; whether or not the host locks the pages."""
+    bus = pf.open_bus("sim", anchor=anchor)
+    bti, vmo = ok(mx.mx_bti_create, number_of(bus), 1), things.vmo(PAGE)
     fine(mx.mx_vmo_write, vmo, b"memory", 0, 6, Out())
     (address,) = things.pin(bti, vmo, 0, PAGE, perms)
     device: Any = face(bti)
