@@ -147,7 +147,8 @@ def mx_bti_pin(
       INVALID_ARGS: ``addrs`` or ``actual_addrs_len`` cannot be written.
 
     After every error nothing is pinned, and no page has been given memory. Where a pin has to be
-    undone and the bus refuses to take it back, the status is IO, and its pages stay held.
+    undone and the bus refuses to take it back, the status is IO, and its pages stay held, until the
+    last handle to the BTI is closed, which tries again.
     """
     bti, vmo, offset, size = u32(bti), u32(vmo), u64(offset), u64(size)
     perms, view, addrs_len, actual = (

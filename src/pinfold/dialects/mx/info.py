@@ -68,7 +68,8 @@ def mx_object_get_info(
 
     Args:
       topic: MX_INFO_HANDLE_VALID, which looks at nothing but the handle; MX_INFO_HANDLE_BASIC,
-        _VMAR, _RESOURCE; of a process other than one's own, _PROCESS_MAPS and _PROCESS_VMOS.
+        which tells the type of what only Zircon has as Zircon does; _VMAR, _RESOURCE; of a process
+        other than one's own, _PROCESS_MAPS and _PROCESS_VMOS.
       buffer_size: bytes, which need not be whole records.
       actual: gets the number of records written. NULL is no error.
       avail: gets the number of records that there are. NULL is no error.
