@@ -115,12 +115,29 @@ def test_what_is_cut_within_a_page_is_its_own() -> None:
     assert attempt(things.bti(), clone, 0, PAGE)[0] == "NOT_FOUND"
 
 
-def test_what_is_decommitted_is_not_borrowed_any_more() -> None:
-    """It reads as zeros, and has memory again when it is read through a mapping."""
-    clone = clone_of()
+def decommitted_by_magenta(clone: int) -> None:
     assert things.decommit(clone, PAGE) == "OK"
+
+
+def decommitted_by_zircon(clone: int) -> None:
+    fine(zx.zx_vmo_op_range, clone, zx.ZX_VMO_OP_DECOMMIT, PAGE, PAGE, None, 0)
+
+
+def cut_off(clone: int) -> None:
+    fine(mx.mx_vmo_set_size, clone, PAGE)
+    fine(mx.mx_vmo_set_size, clone, PAGES * PAGE)
+
+
+@pytest.mark.parametrize("given", [decommitted_by_magenta, decommitted_by_zircon, cut_off])
+def test_what_is_given_back_is_not_borrowed_any_more(given: Callable[[int], None]) -> None:
+    """It reads as zeros, and has memory again when it is read through a mapping."""
+    source = things.vmo(PAGES * PAGE)
+    fine(mx.mx_vmo_write, source, b"p" * (2 * PAGE), 0, 2 * PAGE, mx.Out())
+    clone = clone_of(source)
+    fine(mx.mx_handle_close, source)  # Zircon's decommit wants no relatives
+    given(clone)
     assert pinnable(clone) == []
-    at = ok(mx.mx_vmar_map, mx.mx_vmar_root_self(), 0, clone, 0, PAGES * PAGE, READ)
+    at = ok(mx.mx_vmar_map, mx.mx_vmar_root_self(), 0, clone, 0, 2 * PAGE, READ)
     assert ctypes.string_at(at, 2 * PAGE) == b"p" * PAGE + bytes(PAGE)
     assert pinnable(clone) == [1]
 

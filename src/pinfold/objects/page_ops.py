@@ -82,6 +82,7 @@ def decommit(vmo: VmoObject, offset: int, size: int) -> None:
     if (start | stop) & PAGE_MASK:
         raise InvalidArgs("only whole pages are decommitted", asked=start)
     vmo.pages.decommit(vmo.base + start, stop - start, base=vmo.base)
+    vmo.body.own(vmo.base + start, vmo.base + stop)
 
 
 def zero(vmo: VmoObject, offset: int, size: int) -> None:

@@ -170,6 +170,7 @@ def pin(
         raise
     with kernel.lock:
         try:  # once more: another thread may have pinned a page of it meanwhile
+            device.refuse_if_unusable()
             _refuse_bound(device, source, pinned.start, pinned.start + pinned.size)
         except BaseException:
             device.let_go(source, pinned)
