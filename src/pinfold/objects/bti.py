@@ -237,6 +237,8 @@ class Bti(Handle[BtiObject]):
                 base=source.base,
             )
             source.pins += 1
+            if source.body.borrowed is not None:  # a clone of Magenta's: the device may write it
+                source.body.own(pinned.start, pinned.start + wanted)
             try:
                 filled = pinned.fill_from_books()
             except BaseException:

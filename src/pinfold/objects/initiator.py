@@ -27,7 +27,6 @@ from pinfold import sites
 from pinfold.errors import BadHandle, BadState, InvalidArgs, Unavailable
 from pinfold.memory.locks import log
 from pinfold.memory.pinned import Anchor
-from pinfold.objects.kernel import Leak
 from pinfold.objects.listed_pins import ListedPins
 from pinfold.objects.object import KernelObject, ObjectType
 from pinfold.objects.pmt import PMT_RIGHTS, PmtObject, PmtState
@@ -117,7 +116,7 @@ class BtiObject(KernelObject):
             self.let_go(vmo, pinned)
             raise
         except BaseException:  # a Ctrl-C may have come after the bus had granted: hold the pages
-            self._leak(pinned)
+            self.kernel.leak(self.owner, pinned)
             raise
         token = PmtObject(self, vmo, pinned, grant, form)
         self.pins[token.koid] = token
@@ -142,7 +141,7 @@ class BtiObject(KernelObject):
         try:
             pinned.loosen()
         except BaseException:
-            self._leak(pinned)
+            self.kernel.leak(self.owner, pinned)
             raise
         pinned.drop()
         vmo.pins -= 1
@@ -182,12 +181,15 @@ class BtiObject(KernelObject):
         """End the oldest listed pin that gave exactly these addresses.
 
         Raises:
+          BadState: the last handle was closed meanwhile, which ends them all.
           InvalidArgs: there is none that nobody else is ending.
           What the bus or the anchor raises: the pages are held. The same call tries again.
 
         Source: mx_bti_unpin.
         """
         with self.kernel.lock:
+            if not self.handle_count:
+                raise BadState(f"{self.owner} was closed meanwhile")
             token = self.listed.oldest(addresses)
             token.leaving = True
         try:
@@ -243,7 +245,7 @@ class BtiObject(KernelObject):
         token.state = PmtState.STUCK
         self.quarantined[token.koid] = token
         if not self.handle_count:
-            self._leak(token.pinned)
+            self.kernel.leak(self.owner, token.pinned)
 
     def _finish(self, token: PmtObject) -> None:
         """The device is shut out and the anchor has let go: books only from here on.
@@ -301,7 +303,7 @@ class BtiObject(KernelObject):
         except Unavailable:
             self.kernel.lock.later(token)
         if not self.handle_count:
-            self._leak(token.pinned)
+            self.kernel.leak(self.owner, token.pinned)
 
     def revoke_quarantined(self, token: PmtObject) -> None:
         """Shut the device out of a quarantined pin; the pages stay held.
@@ -322,14 +324,6 @@ class BtiObject(KernelObject):
         else:
             token.granted = False
 
-    def _leak(self, pinned: PinnedRange) -> None:
-        """Put on record that nobody can release these pages any more."""
-        leak = Leak(
-            self.owner, pinned.what, pinned.offset, pinned.size, sites.describe(pinned.site)
-        )
-        self.kernel.leaks.append(leak)
-        self._warn("no handle can release this any more: %s", leak)
-
     def _warn(self, message: str, *facts: object) -> None:
         """Log it, once the kernel's lock is let go."""
         self.kernel.lock.tell(partial(log.warning, message, *facts))
@@ -343,7 +337,7 @@ class BtiObject(KernelObject):
         """
         for token in self.quarantined.values():
             if not token.leaving and token.koid not in self.listed:  # somebody is releasing it
-                self._leak(token.pinned)
+                self.kernel.leak(self.owner, token.pinned)
         try:
             self.settle()
         except Unavailable:

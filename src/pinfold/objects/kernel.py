@@ -10,13 +10,15 @@ from __future__ import annotations
 import os
 import weakref
 from dataclasses import dataclass
+from functools import partial
 from itertools import count
 from typing import TYPE_CHECKING, Final, Literal, cast
 
+from pinfold import sites
 from pinfold.errors import InvalidArgs
 from pinfold.memory.device_memory import DeviceMemory
 from pinfold.memory.ledger import Ledger, LedgerStatistics
-from pinfold.memory.locks import KernelLock
+from pinfold.memory.locks import KernelLock, log
 from pinfold.memory.physmap import PhysicalMap
 from pinfold.memory.ranges import RangeMap
 from pinfold.objects.counted_pins import CountedPins
@@ -26,6 +28,7 @@ from pinfold.units import PAGE_SIZE
 
 if TYPE_CHECKING:
     from pinfold.memory.pages import Pages
+    from pinfold.memory.pinned import PinnedRange
     from pinfold.objects.addresses import Stretch
     from pinfold.objects.device_maps import DeviceMap
     from pinfold.objects.lent import Lent
@@ -147,6 +150,13 @@ class Kernel:
         """Strike an object out."""
         if self._objects.pop(member.koid, None) is None:
             self._listed.pop(member.koid, None)
+
+    def leak(self, owner: str, pinned: PinnedRange) -> None:
+        """Put on record that nobody can release these pages any more. With the lock held."""
+        leak = Leak(owner, pinned.what, pinned.offset, pinned.size, sites.describe(pinned.site))
+        self.leaks.append(leak)
+        # Logged once the lock is let go: a logger may do anything.
+        self.lock.tell(partial(log.warning, "no handle can release this any more: %s", leak))
 
     def objects(self, kind: ObjectType | None = None) -> list[KernelObject]:
         """The live objects, oldest first; of one kind, or all."""

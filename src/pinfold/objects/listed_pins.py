@@ -22,26 +22,36 @@ if TYPE_CHECKING:
 class ListedPins(dict[int, bytes]):
     """The pins of one device authority that have no handle: their addresses, by koid.
 
-    A dict, so that the end of every other pin finds out fast that none is listed.
+    A dict, so that the end of every other pin finds out fast that none is listed. A pin is listed
+    as soon as the device reaches its pages, and under no addresses until its caller has them: what
+    was never handed over cannot be asked for, and still ends with the authority.
     """
 
-    __slots__ = ("_by_addresses", "_pages")
+    __slots__ = ("_by_addresses", "_pages", "_seen", "_strangers", "_tokens")
 
     def __init__(self) -> None:
         super().__init__()
+        self._tokens: dict[int, PmtObject] = {}
         self._by_addresses: dict[bytes, dict[int, PmtObject]] = {}  # oldest first
         self._pages: dict[Pages, RangeCounts] = {}
+        self._strangers: list[int] = []  # koids: nothing is kept alive by having been seen
+        self._seen = 0
 
     def tokens(self) -> list[PmtObject]:
-        """All of them."""
-        return [token for same in self._by_addresses.values() for token in same.values()]
+        """All of them, oldest first."""
+        return list(self._tokens.values())
 
-    def add(self, token: PmtObject, addresses: bytes) -> None:
-        """List a pin under the addresses that it gave: native 64-bit numbers, one after another."""
-        self[token.koid] = addresses
-        self._by_addresses.setdefault(addresses, {})[token.koid] = token
+    def add(self, token: PmtObject) -> None:
+        """List a pin, for now under no addresses."""
+        self[token.koid] = b""
+        self._tokens[token.koid] = token
         counts = self._pages.setdefault(token.pinned.pages, RangeCounts())
         counts.raise_(*_pages_of(token))
+
+    def handed_over(self, token: PmtObject, addresses: bytes) -> None:
+        """From now on a listed pin is found by what it gave: native 64-bit numbers in a row."""
+        self[token.koid] = addresses
+        self._by_addresses.setdefault(addresses, {})[token.koid] = token
 
     def oldest(self, addresses: bytes) -> PmtObject:
         """The oldest pin that gave exactly these addresses and that nobody is ending.
@@ -64,15 +74,36 @@ class ListedPins(dict[int, bytes]):
         found = None if counts is None else next(iter(counts.runs(first, last)), None)
         return None if found is None else found[0]
 
+    def strangers(self, pins: dict[int, PmtObject]) -> list[PmtObject]:
+        """Those of all pins of the authority that are not listed here: Zircon's calls made them.
+
+        They are few where many are listed, so none is looked at twice for being one. Koids only
+        grow: what came since the last time is at the end. A pin of Zircon's is told nothing of
+        this, and pays nothing for it.
+        """
+        if len(pins) == len(self):
+            return []
+        fresh = []
+        for koid in reversed(pins):
+            if koid <= self._seen:
+                break
+            if koid not in self:
+                fresh.append(koid)
+        self._seen = max(self._seen, next(reversed(pins)))
+        self._strangers = [koid for koid in (*self._strangers, *reversed(fresh)) if koid in pins]
+        return [pins[koid] for koid in self._strangers]
+
     def remove(self, token: PmtObject) -> None:
         """Strike out a pin that has ended, if it is listed."""
         addresses = self.pop(token.koid, None)
         if addresses is None:
             return
-        same = self._by_addresses[addresses]
-        del same[token.koid]
-        if not same:
-            del self._by_addresses[addresses]
+        del self._tokens[token.koid]
+        same = self._by_addresses.get(addresses)
+        if same is not None:
+            same.pop(token.koid, None)
+            if not same:
+                del self._by_addresses[addresses]
         counts = self._pages[token.pinned.pages]
         counts.lower(*_pages_of(token))
         if not counts:

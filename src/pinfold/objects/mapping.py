@@ -13,7 +13,7 @@
 from __future__ import annotations
 
 from operator import index
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, cast
 
 import numpy as np
 
@@ -339,3 +339,31 @@ def show(
     if perms & WRITE:
         vmo.body.own(vmo.base + offset, vmo.base + offset + size)
     return made
+
+
+def protect(region: Region, start: int, stop: int, perms: int) -> None:
+    """Change the permissions of a range of mappings; whoever asks for it has checked it.
+
+    What can be stored to from then on is its memory object's own: nothing tells us of stores.
+    Called with the kernel's lock held.
+
+    Raises:
+      BadState, NoMemory, HostError: as `Region.protect`.
+    """
+    try:
+        region.protect(start, stop, perms)
+    finally:  # the host may have refused the second of two mappings
+        if perms & WRITE:
+            for piece in region.pieces(start, stop):
+                _own_writable(piece, start, stop)
+
+
+def _own_writable(piece: Piece, start: int, stop: int) -> None:
+    mapping = cast("Mapping", piece.mapped)
+    vmo = mapping.vmo
+    if vmo.body.borrowed is None:
+        return
+    shift = vmo.base + mapping.vmo_offset - mapping.address
+    for low, high, prot in piece.runs_in(start, stop):
+        if prot & WRITE:
+            vmo.body.own(low + shift, high + shift)

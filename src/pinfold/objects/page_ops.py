@@ -82,6 +82,7 @@ def decommit(vmo: VmoObject, offset: int, size: int) -> None:
     if (start | stop) & PAGE_MASK:
         raise InvalidArgs("only whole pages are decommitted", asked=start)
     vmo.pages.decommit(vmo.base + start, stop - start, base=vmo.base)
+    vmo.body.own(vmo.base + start, vmo.base + stop)
 
 
 def zero(vmo: VmoObject, offset: int, size: int) -> None:
@@ -101,6 +102,7 @@ def zero(vmo: VmoObject, offset: int, size: int) -> None:
     start, stop = _range(vmo, offset, size)
     if vmo.cache_policy:
         _refuse_uncached_parts(vmo, start, stop)
+    vmo.body.own(vmo.base + start, vmo.base + stop)
     vmo.pages.zero(vmo.base + start, stop - start)
 
 

@@ -17,7 +17,7 @@ from operator import index
 from typing import TYPE_CHECKING, Final
 
 from pinfold.errors import BufferTooSmall, InvalidArgs, NotSupported, OutOfRange
-from pinfold.objects.mapping import Mapping, show
+from pinfold.objects.mapping import Mapping, protect, show
 from pinfold.objects.memory_object import memory_of
 from pinfold.objects.process import current_process
 from pinfold.objects.region import MapsRecord, VmarObject, VmarStatistics
@@ -280,7 +280,7 @@ class Vmar(VmarOps):
             start, stop = _checked_range(target, address, size)
             children = bool(self._entry.rights & _OP_CHILDREN)
             target.check_protect(start, stop, perms, children=children)
-            target.region.protect(start, stop, perms)
+            protect(target.region, start, stop, perms)
 
     def unmap(self, address: int, size: int, *, force: bool = False) -> None:
         """Unmap a range. Holes in it are skipped, mappings at its borders are cut.

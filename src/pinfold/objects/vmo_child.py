@@ -279,6 +279,8 @@ def transfer(
 
 def _move(origin: VmoObject, source_offset: int, to: VmoObject, offset: int, size: int) -> None:
     start, place = origin.base + source_offset, to.base + offset
+    for vmo, at in ((origin, start), (to, place)):  # neither shows what it was cloned from any more
+        vmo.body.own(at, at + size)
     if origin.pages is not to.pages or abs(start - place) >= size:
         to.pages.decommit(place, size)
         copy_pages(origin.pages, start, to.pages, place, size)

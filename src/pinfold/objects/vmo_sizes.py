@@ -211,6 +211,7 @@ def resize(target: VmoObject, size: int) -> None:
         )
     target.refuse_to_follow(size)
     _resize(target, new, size)
+    target.body.own(size, max(new, old))  # what is cut off, or cleared, is not borrowed any more
     if size & PAGE_MASK:
         target.pages.zero(size, new - size)
 

@@ -138,6 +138,46 @@ def test_what_another_process_has(process: pf.Process) -> None:
     other.exit()
 
 
+def test_what_a_clone_has_borrowed_is_not_committed(process: pf.Process) -> None:
+    """Whichever of the two topics is asked."""
+    other, out = pf.Process(process.kernel), Out()
+    with other:
+        source = things.vmo(4 * PAGE)
+        clone = ok(mx.mx_vmo_clone, source, mx.MX_VMO_CLONE_COPY_ON_WRITE, 0, 4 * PAGE)
+        fine(mx.mx_vmo_write, clone, b"own", PAGE, 3, Out())
+        ok(mx.mx_vmar_map, mx.mx_vmar_root_self(), 0, clone, PAGE, 3 * PAGE, 1)
+        ok(mx.mx_vmar_map, mx.mx_vmar_root_self(), 0, clone, 2 * PAGE, 9 * PAGE, 1)
+        koid = face(clone).koid
+        fine(mx.handle_transfer, things.process(), process, out)
+    maps = things.info(out.value, mx.MX_INFO_PROCESS_MAPS)
+    mappings = [line.u.mapping for line in maps if line.type == mx.MX_INFO_MAPS_TYPE_MAPPING]
+    assert [(run.vmo_koid, run.committed_pages) for run in mappings] == [(koid, 1), (koid, 0)]
+    vmos = things.info(out.value, mx.MX_INFO_PROCESS_VMOS)
+    assert {vmo.committed_bytes for vmo in vmos if vmo.koid == koid} == {PAGE}
+    other.exit()
+
+
+def test_what_magenta_did_not_have_is_told_as_it_is() -> None:
+    """A token of Zircon's has the type that Zircon gives it."""
+    bus = pf.open_bus("stub")
+    bti, token, options = number_of(bus.initiator(7)), Out(), zx.ZX_BTI_PERM_READ
+    fine(zx.zx_bti_pin, bti, options, things.vmo(PAGE), 0, PAGE, bytearray(8), 1, token)
+    basic = things.info(token.value, mx.MX_INFO_HANDLE_BASIC)
+    assert (basic.type, basic.rights, basic.props) == (26, 0, mx.MX_OBJ_PROP_NONE)
+    fine(zx.zx_pmt_unpin, token.value)
+    bus.close()
+
+
+def test_a_device_that_the_iommu_does_not_serve() -> None:
+    """INVALID_ARGS: only Zircon's calls make such an IOMMU. NULL is found after it."""
+    descriptor = bytes(10) + b"\1" + bytes(5)
+    root, kind = zx.root_resource(), zx.ZX_IOMMU_TYPE_INTEL
+    iommu = ok(zx.zx_iommu_create, root, kind, descriptor, len(descriptor))
+    for out in (Out(), None):
+        assert named(mx.mx_bti_create(iommu, 1 << 40, out)) == "INVALID_ARGS"
+    assert ok(mx.mx_bti_create, iommu, 0x310)
+
+
 def test_what_a_resource_stands_for() -> None:
     """Both ends belong to it. Kinds that Magenta did not have are not told."""
     root = things.info(mx.root_resource(), mx.MX_INFO_RESOURCE)

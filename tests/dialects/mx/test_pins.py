@@ -226,7 +226,8 @@ def test_device_memory_is_not_pinned(process: pf.Process) -> None:
 
 
 def test_a_full_page_below_a_hole(strict: Strict) -> None:
-    """Source: that kernel decides page by page. Where a page is bound as well, the hole wins."""
+    """Source: that kernel decides page by page. What lies above the hole does not matter; where a
+    page below it is bound, the hole wins, for ALREADY_BOUND has its place after the holes."""
     vmo = things.vmo(3 * PAGE)
     bti = things.bti()
     for _ in range(31):
@@ -234,10 +235,17 @@ def test_a_full_page_below_a_hole(strict: Strict) -> None:
     assert decommit(vmo, PAGE) == "OK"
     assert attempt(bti, vmo, 0, 2 * PAGE)[0] == "UNAVAILABLE"
     assert attempt(bti, vmo, PAGE, 2 * PAGE)[0] == "NOT_FOUND"
-    pin(bti, vmo, 2 * PAGE)
-    three = "UNAVAILABLE" if strict == "kernel" else "NOT_FOUND"
-    assert attempt(bti, vmo, 0, 3 * PAGE)[0] == three
+    addrs = pin(bti, vmo, 2 * PAGE)
+    assert attempt(bti, vmo, 0, 3 * PAGE)[0] == "UNAVAILABLE"
     assert counts(vmo, 3) == [31, 0, 1]
+    assert unpin(bti, addrs) == "OK"
+    mine = things.vmo(2 * PAGE)
+    pin(bti, mine)
+    for _ in range(30):
+        pin(things.bti(), mine)
+    assert decommit(mine, PAGE) == "OK"
+    both = "UNAVAILABLE" if strict == "kernel" else "NOT_FOUND"
+    assert attempt(bti, mine, 0, 2 * PAGE)[0] == both
 
 
 def test_nothing_to_permit_is_found_late(strict: Strict) -> None:

@@ -32,12 +32,14 @@ def test_memory_is_shown(process: pf.Process) -> None:
     """The mapping keeps the object, the length is rounded up, and a second is another place."""
     root, vmo = mx.mx_vmar_root_self(), things.vmo(3 * PAGE)
     at = map_(root, vmo, size=2 * PAGE + 1)
+    again = map_(root, vmo, size=2 * PAGE + 1)
     fine(mx.mx_vmo_write, vmo, b"hello", PAGE, 5, Out())
     fine(mx.mx_handle_close, vmo)
-    assert ctypes.string_at(at + PAGE, 5) == b"hello"
-    mapped = [r for r in process.root.maps() if r.kind == "mapping"]
-    assert [(r.base, r.size) for r in mapped] == [(at, 3 * PAGE)]
-    fine(mx.mx_vmar_unmap, root, at, 2 * PAGE + 1)
+    assert ctypes.string_at(at + PAGE, 5) == ctypes.string_at(again + PAGE, 5) == b"hello"
+    mapped = {(r.base, r.size) for r in process.root.maps() if r.kind == "mapping"}
+    assert mapped == {(at, 3 * PAGE), (again, 3 * PAGE)}
+    for address in (at, again):
+        fine(mx.mx_vmar_unmap, root, address, 2 * PAGE + 1)
     assert [r for r in process.root.maps() if r.kind == "mapping"] == []
 
 

@@ -132,11 +132,12 @@ def mx_bti_pin(
       BAD_HANDLE, WRONG_TYPE: ``vmo`` names nothing, is no VMO.
       ACCESS_DENIED: ``vmo`` lacks MAP; then, READ, WRITE or EXECUTE as ``perms`` has it.
       INVALID_ARGS: an unknown bit in ``perms``.
-      BAD_STATE: the bus has refused to take back an earlier pin of this BTI.
+      BAD_STATE: the bus has refused to take back an earlier pin of this BTI, or Zircon's calls left
+        it a token in quarantine.
       NOT_SUPPORTED: device memory.
       OUT_OF_RANGE: the range leaves the VMO, to the byte.
       NOT_FOUND: a page has no memory; of a clone, nobody has written it. A page below that is
-        pinned as often as can be is UNAVAILABLE, unless one of the range is ALREADY_BOUND.
+        pinned as often as can be is UNAVAILABLE, unless one below it is pinned by this BTI.
       ALREADY_BOUND: a page is pinned by this BTI; not with ``Kernel(strict="kernel")``.
       UNAVAILABLE: a page is pinned 31 times, or 30 times in contiguous memory.
       NO_MEMORY: the kernel's limit of pinned memory.
@@ -146,7 +147,8 @@ def mx_bti_pin(
       INVALID_ARGS: ``addrs`` or ``actual_addrs_len`` cannot be written.
 
     After every error nothing is pinned, and no page has been given memory. Where a pin has to be
-    undone and the bus refuses to take it back, the status is IO, and its pages stay held.
+    undone and the bus refuses to take it back, the status is IO, and its pages stay held, until the
+    last handle to the BTI is closed, which tries again.
     """
     bti, vmo, offset, size = u32(bti), u32(vmo), u64(offset), u64(size)
     perms, view, addrs_len, actual = (
@@ -182,7 +184,9 @@ def mx_bti_unpin(bti: int, addrs: Any, addrs_len: int) -> None:
 
     Errors, in this order:
       BAD_HANDLE, ACCESS_DENIED, WRONG_TYPE: ``bti`` names nothing, lacks MAP, is no BTI.
-      INVALID_ARGS: ``addrs`` cannot be read; then, no live pin of this BTI gave exactly these.
+      INVALID_ARGS: ``addrs`` is NULL or shorter than ``addrs_len``.
+      BAD_STATE: the last handle to the BTI was closed meanwhile.
+      INVALID_ARGS: no live pin of this BTI gave exactly these.
       IO: the bus refuses to take the access back. The pages stay held, the BTI makes no more pins,
         and the same call tries again.
     """

@@ -68,7 +68,8 @@ def mx_object_get_info(
 
     Args:
       topic: MX_INFO_HANDLE_VALID, which looks at nothing but the handle; MX_INFO_HANDLE_BASIC,
-        _VMAR, _RESOURCE; of a process other than one's own, _PROCESS_MAPS and _PROCESS_VMOS.
+        which tells the type of what only Zircon has as Zircon does; _VMAR, _RESOURCE; of a process
+        other than one's own, _PROCESS_MAPS and _PROCESS_VMOS.
       buffer_size: bytes, which need not be whole records.
       actual: gets the number of records written. NULL is no error.
       avail: gets the number of records that there are. NULL is no error.
@@ -146,17 +147,19 @@ def _process_maps(number: int) -> list[Any]:
         target = _other_process(number)
         root = target.root_region()
         region = root.region
-        records = list(root.records(1))
+        memory = {vmo.koid: vmo for vmo in root.mapped()}
+        lines = [_line(record, memory) for record in root.records(1)]
     space, size = f"proc:{target.koid}", region.stop - region.base
     whole = InfoMaps(space, region.base, size, 0, mx.MX_INFO_MAPS_TYPE_ASPACE, _NOTHING)
-    return [whole, *map(_line, records)]
+    return [whole, *lines]
 
 
-def _line(record: MapsRecord) -> InfoMaps:
+def _line(record: MapsRecord, memory: dict[int, VmoObject]) -> InfoMaps:
+    """A record as Magenta has it: what a clone has borrowed is not committed in it."""
     where = (record.name, record.base, record.size, record.depth)
     if record.kind != "mapping":
         return InfoMaps(*where, mx.MX_INFO_MAPS_TYPE_VMAR, _NOTHING)
-    pages = record.committed >> PAGE_SHIFT
+    pages = own_bytes(memory[record.vmo_koid], record.vmo_offset, record.size) >> PAGE_SHIFT
     run = InfoMapsMapping(record.perms, record.vmo_koid, pages)
     return InfoMaps(*where, mx.MX_INFO_MAPS_TYPE_MAPPING, Union(run))
 

@@ -69,6 +69,7 @@ def mx_vmo_clone(handle: int, options: int, offset: int, size: int, out: Out | N
         no VMO.
       INVALID_ARGS: ``options`` is not MX_VMO_CLONE_COPY_ON_WRITE.
       NOT_SUPPORTED: device memory.
+      BAD_STATE, NOT_FOUND: Zircon's calls have made it uncached; it was discarded.
       OUT_OF_RANGE: ``size`` is more than an object can have.
       INVALID_ARGS: ``offset`` is unaligned.
       OUT_OF_RANGE: the range ends beyond 64 bits.
@@ -139,6 +140,7 @@ def mx_vmo_read(handle: int, data: Any, offset: int, len: int, actual: Out | Non
       BAD_HANDLE, ACCESS_DENIED, WRONG_TYPE: ``handle`` names nothing, lacks READ, is no VMO.
       INVALID_ARGS: ``data`` is NULL, read-only or shorter than ``len``.
       NOT_SUPPORTED: device memory.
+      BAD_STATE, NOT_FOUND: Zircon's calls have made it uncached; it was discarded.
       OUT_OF_RANGE: ``offset`` is the end or beyond it; with ``Kernel(strict="kernel")`` the end
         itself is no error, and 0 bytes. Or the range ends beyond 64 bits.
       INVALID_ARGS: ``actual`` is NULL.
@@ -163,7 +165,7 @@ def mx_vmo_write(handle: int, data: Any, offset: int, len: int, actual: Out | No
       BAD_HANDLE, ACCESS_DENIED, WRONG_TYPE: ``handle`` names nothing, lacks WRITE, is no VMO.
       INVALID_ARGS: ``data`` is NULL or shorter than ``len``.
       NOT_SUPPORTED: device memory.
-      OUT_OF_RANGE: as mx_vmo_read.
+      BAD_STATE, NOT_FOUND, OUT_OF_RANGE: as mx_vmo_read.
       INVALID_ARGS: ``actual`` is NULL; nothing is written.
       NO_MEMORY: the host has no memory; a part may be written.
     """
@@ -220,11 +222,13 @@ def mx_vmo_op_range(
     Errors, in this order:
       BAD_HANDLE, WRONG_TYPE: ``handle`` names nothing, is no VMO.
       INVALID_ARGS: there is no such operation.
-      NOT_SUPPORTED: LOCK and UNLOCK; of device memory all but LOOKUP.
+      NOT_SUPPORTED: LOCK and UNLOCK; of device memory all but LOOKUP; DECOMMIT of a snapshot that
+        Zircon's calls made never to change.
 
     Of COMMIT and DECOMMIT, then:
       OUT_OF_RANGE: the range begins beyond the end, or ends beyond 64 bits.
       BAD_STATE: DECOMMIT, and a page of it is pinned, or the memory is contiguous.
+      NOT_FOUND: COMMIT, of memory that was discarded.
       NO_MEMORY: COMMIT, and the host has none; a part may be committed.
 
     Of LOOKUP, then:

@@ -74,6 +74,7 @@ def clone(handle: Handle[Any], options: int, offset: int, size: int) -> HandleEn
         memory object.
       InvalidArgs: ``options`` are not COPY_ON_WRITE alone.
       NotSupported: device memory, or a part of another object.
+      BadState, NotFound: Zircon's calls have made it uncached; it was discarded.
       OutOfRange: ``size`` is more than an object can have.
       InvalidArgs: ``offset`` is unaligned.
       OutOfRange: the range ends beyond 64 bits.
@@ -92,6 +93,8 @@ def clone(handle: Handle[Any], options: int, offset: int, size: int) -> HandleEn
                 remedy="give MX_VMO_CLONE_COPY_ON_WRITE",
             )
         parent.refuse_if_physical("clone")
+        parent.refuse_if_uncached("clone it")
+        parent.refuse_if_discarded()
         if parent.is_slice:
             raise NotSupported(f"{parent} is a slice", remedy="clone what it is a part of")
         rounded = checked_size(size)

@@ -9,7 +9,8 @@
 # somebody sets another within the last of them.
 #
 # Zircon's calls ask for rights that Magenta's do not, so the handles' methods are of no use here:
-# what is called is what lies below them.
+# what is called is what lies below them. States that only Zircon's calls give an object (discarded,
+# uncached, never to change) are states of the object: they hold whoever asks.
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
@@ -134,6 +135,7 @@ def read(handle: Handle[Any], buffer: memoryview | None, offset: int, *, told: b
       BadHandle, AccessDenied, WrongType: ``handle`` is closed, lacks READ, is to no memory object.
       InvalidArgs: ``buffer`` is None.
       NotSupported: device memory.
+      BadState, NotFound: Zircon's calls have made it uncached; it was discarded.
       OutOfRange: it begins beyond the end; or there, where the page is followed; or it ends beyond
         64 bits.
       InvalidArgs: not ``told``.
@@ -171,6 +173,8 @@ def _moved(
         if buffer is None:
             raise InvalidArgs("the buffer is not all there", remedy="pass one of that length")
         vmo.refuse_if_physical("read or write")
+        vmo.refuse_if_uncached("read or write")
+        vmo.refuse_if_discarded()
         left = _trimmed(vmo, offset, len(buffer))
         if follows_docs(kernel) and offset == byte_size(vmo):
             raise OutOfRange(f"the range begins at the end of {vmo}", asked=offset, limit=offset)
@@ -251,6 +255,7 @@ def commit(handle: Handle[Any], offset: int, size: int) -> None:
       BadHandle, WrongType: ``handle`` is closed, is to no memory object. No right is needed.
       NotSupported: device memory.
       OutOfRange: it begins beyond the end, or ends beyond 64 bits.
+      NotFound: it was discarded.
       NoMemory, NoSpace: the host has no room.
 
     Source: mx_vmo_op_range, COMMIT.
@@ -268,6 +273,7 @@ def decommit(handle: Handle[Any], offset: int, size: int) -> None:
 
     Raises:
       BadHandle, WrongType, NotSupported, OutOfRange: as `commit`.
+      NotSupported: a snapshot that Zircon's calls made never to change.
       BadState: a page of it is pinned, as all pages of contiguous memory are; nothing changed.
 
     Source: mx_vmo_op_range, DECOMMIT.
@@ -275,6 +281,8 @@ def decommit(handle: Handle[Any], offset: int, size: int) -> None:
     with handle._entry.process.kernel.lock:
         vmo = of_kind(handle, VmoObject)
         vmo.refuse_if_physical("decommit")
+        if vmo.immutable:  # Zircon keeps it so by rights, and here no right is needed
+            raise NotSupported(f"{vmo} is never to change", remedy="decommit another object")
         size = _trimmed(vmo, offset, size)
         if not size:
             return

@@ -50,7 +50,11 @@ _PERMS_TO_RIGHTS: Final = 2
 
 
 class _Listing:
-    """Takes the token of a pin for its device: hands the addresses over, then lists it by them."""
+    """Takes the token of a pin for its device: lists it, hands its addresses over.
+
+    In this order. If they cannot be handed over the pin is undone, and if the bus refuses that, it
+    is listed still: the end of the device tries again, and says so where it fails.
+    """
 
     __slots__ = ("room", "write")
 
@@ -60,6 +64,9 @@ class _Listing:
 
     def add(self, token: PmtObject, _rights: int, /) -> int:
         """How many addresses there are. Whatever is raised here undoes the pin."""
+        bti = token.bti
+        bti.listed.add(token)
+        bti.kernel.enter(token)
         addresses = _addresses_of(token)
         if len(addresses) > self.room:
             raise BufferTooSmall(
@@ -69,9 +76,7 @@ class _Listing:
                 remedy="give room for one address a page",
             )
         self.write(addresses)
-        bti = token.bti
-        bti.listed.add(token, addresses.tobytes())
-        bti.kernel.enter(token)
+        bti.listed.handed_over(token, addresses.tobytes())
         return len(addresses)
 
 
@@ -117,11 +122,12 @@ def pin(
       BadHandle, AccessDenied, WrongType: ``bti`` is closed, lacks MAP, is no Bti.
       BadHandle, WrongType, AccessDenied: ``vmo`` is closed, is no memory object, lacks MAP or what
         ``perms`` asks.
-      BadState: the bus has refused to take back an earlier pin, or the last handle was closed.
+      BadState: the bus has refused to take back an earlier pin, a token of Zircon's is in
+        quarantine, or the last handle was closed.
       NotSupported: device memory.
       OutOfRange: the range leaves the object, to the byte.
       NotFound: a page that it touches has no memory. A page of a copy that nobody has written yet
-        is such a page.
+        is such a page; of discarded memory all are.
       AlreadyBound: a page is in a live pin of this Bti; not where the kernel is followed.
       Unavailable: a page is pinned as often as a page can be: 31 times, contiguous memory 30.
       LimitReached, OutOfReach: the kernel's limit, or the bus's.
@@ -163,6 +169,12 @@ def pin(
             device.let_go(source, pinned)
         raise
     with kernel.lock:
+        try:  # once more: another thread may have pinned a page of it meanwhile
+            device.refuse_if_unusable()
+            _refuse_bound(device, source, pinned.start, pinned.start + pinned.size)
+        except BaseException:
+            device.let_go(source, pinned)
+            raise
         pinned.remember()
         return device.grant(holder, source, pinned, perms, AddrForm.PER_PAGE)
 
@@ -183,6 +195,7 @@ def _reserved(
         )
     if not size:
         raise InvalidArgs("a pin of no bytes", asked=0, remedy="pin at least one byte")
+    source.refuse_if_discarded()
     whole = page_up(size)
     start = source.base + offset
     _refuse_pages(device, source, start, start + whole)
@@ -211,20 +224,15 @@ def _refuse_pages(device: BtiObject, source: VmoObject, start: int, stop: int) -
     """Raise for a page without memory, or one that the device has pinned. Bytes of the pages.
 
     Source: that kernel goes from page to page: one that is pinned as often as it can be wins over a
-    hole above it. The page's ALREADY_BOUND has its place after the holes.
+    hole above it. The page's ALREADY_BOUND has its place after the holes: what lies above one does
+    not matter.
     """
     hole = first_hole(source, start, stop)
-    bound = _first_bound(device, source.pages, start, stop) if follows_docs(source.kernel) else None
     if hole is None:
-        if bound is not None:
-            raise AlreadyBound(
-                f"{device.owner} has pinned a page of {source} already",
-                asked=bound - source.base,
-                remedy="unpin it first, or pin through another Bti",
-            )
+        _refuse_bound(device, source, start, stop)
         source.pages.remember(start, stop - start)
         return
-    if bound is None and start < hole:
+    if start < hole and _first_bound(device, source, start, hole) is None:
         with _counted(source.pages, start, hole):
             pass
     raise NotFound(
@@ -234,15 +242,29 @@ def _refuse_pages(device: BtiObject, source: VmoObject, start: int, stop: int) -
     )
 
 
-def _first_bound(device: BtiObject, pages: Pages, start: int, stop: int) -> int | None:
-    """Where the first page begins that is in a pin of the device, of either system's."""
-    first, last = start >> PAGE_SHIFT, stop >> PAGE_SHIFT
-    page = device.listed.lowest(pages, first, last)
+def _refuse_bound(device: BtiObject, source: VmoObject, start: int, stop: int) -> None:
+    """Raise `AlreadyBound` if the device has pinned a page of a range. Bytes of the pages."""
+    bound = _first_bound(device, source, start, stop)
+    if bound is not None:
+        raise AlreadyBound(
+            f"{device.owner} has pinned a page of {source} already",
+            asked=bound - source.base,
+            remedy="unpin it first, or pin through another Bti",
+        )
+
+
+def _first_bound(device: BtiObject, source: VmoObject, start: int, stop: int) -> int | None:
+    """Where a page begins that is in a pin of the device, of either system's.
+
+    None where the kernel of that time is followed, which did not look.
+    """
+    if not follows_docs(source.kernel):
+        return None
+    pages = source.pages
+    page = device.listed.lowest(pages, start >> PAGE_SHIFT, stop >> PAGE_SHIFT)
     if page is not None:
         return page << PAGE_SHIFT
-    if len(device.pins) == len(device.listed):
-        return None
-    for token in device.pins.values():  # those that Zircon's calls have made
+    for token in device.listed.strangers(device.pins):
         pinned = token.pinned
         if pinned.pages is pages and pinned.start < stop and start < pinned.start + pinned.size:
             return max(pinned.start, start)
@@ -272,7 +294,9 @@ def unpin(bti: Handle[Any], addresses: bytes | None) -> None:
 
     Raises:
       BadHandle, AccessDenied, WrongType: ``bti`` is closed, lacks MAP, is no Bti.
-      InvalidArgs: the array cannot be read, or no pin gave it.
+      InvalidArgs: the array cannot be read.
+      BadState: the last handle was closed meanwhile.
+      InvalidArgs: no pin gave the array.
       What the bus or the anchor raises: the pages are held; the same call tries again.
 
     Source: mx_bti_unpin.

@@ -9,7 +9,7 @@
 # no right is asked for to unmap or destroy one. Options that came later are unknown bits.
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final
 
 from pinfold.errors import (
     AccessDenied,
@@ -22,9 +22,9 @@ from pinfold.errors import (
 )
 from pinfold.memory.hosterrors import noted
 from pinfold.memory.regions import Region
+from pinfold.objects import mapping
 from pinfold.objects.magenta.memory import follows_docs
 from pinfold.objects.magenta.rights import VMAR_RIGHTS, of_kind, refuse_without, required
-from pinfold.objects.mapping import Mapping, show
 from pinfold.objects.memory_object import VmoObject
 from pinfold.objects.region import VmarObject
 from pinfold.objects.region_ops import enter_all
@@ -47,6 +47,7 @@ from pinfold.units import PAGE_MASK, PAGE_SIZE, UINT64_MAX, ByteRange, page_up
 
 if TYPE_CHECKING:
     from pinfold.objects.handle import Handle, HandleEntry
+    from pinfold.objects.mapping import Mapping
 
 _WRITE_BIT: Final = 2
 _MAP: Final = int(Right.MAP)
@@ -109,15 +110,15 @@ def map_memory(
             )
         start = _place(target, flags, perms << CAN_SHIFT, offset, whole)
         allowed = (region._entry.rights & vmo._entry.rights) >> RIGHT_SHIFT & PERMS
-        mapping = show(target.region, memory, allowed, start, whole, vmo_offset, perms)
+        made = mapping.show(target.region, memory, allowed, start, whole, vmo_offset, perms)
     if flags & MAP_RANGE:
         if vmo_offset and not follows_docs(kernel):
             slip = InvalidArgs("MAP_RANGE with a memory offset", asked=vmo_offset)
             with noted("unmap it again; it stays mapped", slip):
-                mapping.unmap()
+                made.unmap()
             raise slip
-        enter_all(mapping)
-    return mapping
+        enter_all(made)
+    return made
 
 
 def allocate(parent: Handle[Any], offset: int, size: int, flags: int, name: str) -> HandleEntry:
@@ -213,13 +214,7 @@ def protect(region: Handle[Any], address: int, size: int, prot: int) -> None:
             raise not_taken("protect", prot & ~PERMS)
         start, stop = _range(target, address, size)
         _check_protect(target, start, stop, prot)
-        target.region.protect(start, stop, prot)
-        if prot & _WRITE_BIT:
-            for piece in target.region.pieces(start, stop):
-                low, high = max(start, piece.start), min(stop, piece.stop)
-                mapping = cast("Mapping", piece.mapped)
-                shift = mapping.vmo.base + mapping.vmo_offset - mapping.address
-                mapping.vmo.body.own(low + shift, high + shift)  # nothing tells us of stores
+        mapping.protect(target.region, start, stop, prot)
 
 
 def _check_protect(target: VmarObject, start: int, stop: int, prot: int) -> None:
