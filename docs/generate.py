@@ -354,6 +354,7 @@ Results are listed in the order in which they are found: the first one is return
 AIX_GROUPS: Final = {
     "Pins by address": "pins",
     "Cross memory": "xmem",
+    "Descriptors": "descriptor",
     "Pretranslation": "xlate",
     "DMA": "dma",
     "Beside them": "services",

@@ -9,6 +9,7 @@ raises `KernelAssertion`, where AIX would have stopped.
 from __future__ import annotations
 
 from pinfold.dialects.aix import numbers
+from pinfold.dialects.aix.descriptor import Xmem, xmem_global
 from pinfold.dialects.aix.dma import (
     Dio,
     Iovec,
@@ -41,11 +42,9 @@ from pinfold.dialects.aix.services import (
 )
 from pinfold.dialects.aix.xlate import xlate_create, xlate_pin, xlate_remove, xlate_unpin
 from pinfold.dialects.aix.xmem import (
-    Xmem,
     xmattach,
     xmattach64,
     xmdetach,
-    xmem_global,
     xmemdma,
     xmemdma64,
     xmemin,

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from pinfold.dialects.aix import numbers as aix
+from pinfold.dialects.aix.descriptor import Xmem, descriptor
 from pinfold.dialects.aix.services import process_only
-from pinfold.dialects.aix.xmem import Xmem, descriptor
 from pinfold.dialects.calling import Out, handle_of, i32, slot, u32, u64
 from pinfold.errors import BadState, InvalidArgs, NoMemory, NotPinned, PinfoldError, Unavailable
 from pinfold.objects.bti import Bti

@@ -8,9 +8,9 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
 from pinfold.dialects.aix import numbers as aix
+from pinfold.dialects.aix.descriptor import Xmem, own
 from pinfold.dialects.aix.pins import warn_if_reached
 from pinfold.dialects.aix.services import KernelAssertion, process_only, service
-from pinfold.dialects.aix.xmem import Xmem, own
 from pinfold.dialects.calling import i32, u32, u64
 from pinfold.errors import (
     AccessDenied,
