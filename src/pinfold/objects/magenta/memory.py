@@ -20,6 +20,7 @@ import numpy as np
 from pinfold.errors import (
     BadState,
     BufferTooSmall,
+    HostError,
     InvalidArgs,
     NoMemory,
     NotFound,
@@ -260,12 +261,22 @@ def commit(handle: Handle[Any], offset: int, size: int) -> None:
 
     Source: mx_vmo_op_range, COMMIT.
     """
-    with handle._entry.process.kernel.lock:
-        vmo = of_kind(handle, VmoObject)
-        vmo.refuse_if_physical("commit")
-        size = _trimmed(vmo, offset, size)
-    if size:
-        page_ops.commit(vmo, offset, size)
+    lock, asked = handle._entry.process.kernel.lock, size
+    while True:
+        with lock:
+            vmo = of_kind(handle, VmoObject)
+            vmo.refuse_if_physical("commit")
+            size, epoch = _trimmed(vmo, offset, asked), vmo.pages.epoch
+        if not size:
+            return
+        try:
+            page_ops.commit(vmo, offset, size)
+        except (OutOfRange, HostError):
+            with lock:
+                if vmo.pages.epoch == epoch:
+                    raise
+            continue  # another thread has cut it meanwhile: what there is now is committed
+        return
 
 
 def decommit(handle: Handle[Any], offset: int, size: int) -> None:
