@@ -239,3 +239,20 @@ def test_memory_that_may_not_be_touched_is_an_access_violation(world: World) -> 
         assert aix.xlate_pin(dp, world.u, P, direction) == FAIL
     assert world.held == 0
     mm.protect(HostVa(world.u), P, 3)
+
+
+def test_what_another_kernel_has_mapped_is_not_the_process_s_own(world: World) -> None:
+    """Its books know nothing of our pins: it could map something else there."""
+    other = pf.Process(pf.Kernel(), name="other")
+    with other, pf.Vmo(P) as theirs:
+        mapping = other.root.map(theirs, READ_WRITE)
+        with world.process:
+            dp = aix.Xmem()
+            start = int(mapping.address)
+            assert aix.xmattach(start, P, dp, aix.USER_ADSPACE) == FAIL
+            assert aix.xmempin(start, P, world.attached(world.u, P)) == aix.EINVAL
+            with pytest.raises(pf.errors.InvalidArgs, match="another kernel"):
+                pf.pin(mapping.view())
+        pf.pin(mapping.view()).unpin()
+        mapping.unmap()
+    other.exit()

@@ -13,11 +13,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from pinfold.errors import NotFound
+from pinfold.errors import InvalidArgs, NotFound
 from pinfold.memory import residency
 from pinfold.memory.pages import Pages
 from pinfold.memory.process_memory import ProcessMemory
 from pinfold.objects.memory_object import VmoObject
+from pinfold.objects.region import ROOTS
 from pinfold.units import PAGE_SHIFT, ByteRange, HostVa, page_down, page_up
 
 if TYPE_CHECKING:
@@ -102,7 +103,17 @@ def stretches(kernel: Kernel, start: int, stop: int) -> list[Stretch]:
     """What is behind ``[start, stop)``, whole pages, ascending and without a gap.
 
     Memory that no object of the kernel owns is the process's own, whether there is any or not.
+
+    Raises:
+      InvalidArgs: a part is in an address space of another kernel: its objects' books are not ours.
     """
+    for base, (end, owner) in list(ROOTS.items()):  # one step: other kernels change it, too
+        if owner is not kernel and base < stop and start < end:
+            raise InvalidArgs(
+                "the memory is mapped by another kernel",
+                asked=max(start, base),
+                remedy="pin it in a process of that kernel",
+            )
     found = sorted(_owned(kernel, start, stop), key=_by_start)
     own, at, complete = own_memory(kernel), start, list[Stretch]()
     for stretch in found:

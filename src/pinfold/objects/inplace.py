@@ -273,7 +273,8 @@ def pin(buffer: object) -> PinnedBuffer:
 
     Raises:
       WrongType: it has no buffer.
-      InvalidArgs: it is empty, in several pieces, or will not lend its memory.
+      InvalidArgs: it is empty, in several pieces, or will not lend its memory; or it is mapped by
+        another kernel than the current process's.
       LimitReached: the current kernel's `max_pinned`, RLIMIT_MEMLOCK or the map count would be
         passed (``.limit``).
       NotFound, NoMemory, HostError: part of it is unmapped, or cannot be had; see `Residency.lock`.

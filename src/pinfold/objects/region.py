@@ -3,13 +3,13 @@
 # Source: Zircon's VmAddressRegion for the order of checks: the first that fails decides the error.
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, cast
 
 from pinfold.errors import AccessDenied, AlreadyExists, BadState, InvalidArgs, NoResources, NotFound
 from pinfold.memory.regions import Region
 from pinfold.memory.reservation import AddressSpace
 from pinfold.objects.object import KernelObject, ObjectType
+from pinfold.objects.region_records import MapsRecord, VmarStatistics
 from pinfold.objects.vmoption import (
     ALIGN_SHIFT,
     AT,
@@ -39,42 +39,8 @@ if TYPE_CHECKING:
 _BASIC: Final = int(Right.TRANSFER | Right.DUPLICATE | Right.INSPECT | Right.OP_CHILDREN)
 
 
-@dataclass(frozen=True, slots=True)
-class VmarStatistics:
-    """A region at one moment. Sizes in bytes; what is in child regions is theirs."""
-
-    koid: int
-    name: str
-    base: int
-    size: int
-    alive: bool
-    options: VmOption
-    """What may be mapped in it, and COMPACT."""
-    regions: int
-    mappings: int
-    mapped: int
-    free: int
-    largest_gap: int
-    handles: int
-
-
-@dataclass(frozen=True, slots=True)
-class MapsRecord:
-    """One line of `Vmar.maps`: a region, or a run of a mapping with one protection."""
-
-    depth: int
-    kind: str
-    """``vmar`` or ``mapping``."""
-    name: str
-    base: int
-    size: int
-    perms: Perm
-    """Of a mapping; a region's is what may be mapped in it."""
-    vmo_koid: int
-    """Of a mapping; 0 for a region."""
-    vmo_offset: int
-    committed: int
-    """Bytes of memory in the run that are charged to the memory object; 0 for a region."""
+ROOTS: Final[dict[int, tuple[int, Kernel]]] = {}
+"""The address spaces of all kernels: where each begins, where it ends, and whose it is."""
 
 
 class VmarObject(KernelObject):
@@ -106,11 +72,13 @@ class VmarObject(KernelObject):
         made.region = space.root
         space.root.owner = made
         kernel.spaces[space.base] = made
+        ROOTS[space.base] = space.stop, kernel
         return made
 
     def tear_down(self) -> None:
         """End a root region as process death does; see `AddressSpace.close`. Lock held."""
         self.kernel.spaces.pop(self.region.base, None)
+        ROOTS.pop(self.region.base, None)
         self.region.space.close()
 
     @property

@@ -66,7 +66,7 @@ class Space:
         """What is in the pages that a range touches. Called with the kernel's lock held.
 
         Raises:
-          InvalidArgs: ``size`` is not above 0.
+          InvalidArgs: ``size`` is not above 0; a part is mapped by another kernel.
           OutOfRange: a part of it is outside the space.
           NotFound: a part of it is not defined: nothing is mapped there.
           HostError: the mappings of the process cannot be read.

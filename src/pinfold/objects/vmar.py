@@ -20,8 +20,9 @@ from pinfold.errors import BufferTooSmall, InvalidArgs, NotSupported, OutOfRange
 from pinfold.objects.mapping import Mapping, protect, show
 from pinfold.objects.memory_object import memory_of
 from pinfold.objects.process import current_process
-from pinfold.objects.region import MapsRecord, VmarObject, VmarStatistics
+from pinfold.objects.region import VmarObject
 from pinfold.objects.region_ops import VmarOp, VmarOps, enter_all
+from pinfold.objects.region_records import MapsRecord, VmarStatistics
 from pinfold.objects.vmoption import (
     ALLOW_FAULTS,
     CAN_RWX,

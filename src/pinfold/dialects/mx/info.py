@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from pinfold.dialects.calling import Out
-    from pinfold.objects.region import MapsRecord
+    from pinfold.objects.region_records import MapsRecord
 
 _KINDS: Final = {
     ResourceKind.ROOT: mx.MX_RSRC_KIND_ROOT,

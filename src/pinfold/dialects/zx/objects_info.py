@@ -41,7 +41,8 @@ from pinfold.objects.initiator import BtiObject
 from pinfold.objects.memory_object import VmoObject
 from pinfold.objects.object import KernelObject
 from pinfold.objects.process import Process
-from pinfold.objects.region import MapsRecord, VmarObject
+from pinfold.objects.region import VmarObject
+from pinfold.objects.region_records import MapsRecord
 from pinfold.objects.resource_object import ResourceObject
 from pinfold.units import PAGE_SHIFT
 
