@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import mmap
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -21,9 +22,10 @@ from tests.programs import run
 from .world import READ_WRITE, P, World, address, dropped
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 SUCC, FAIL = aix.XMEM_SUCC, aix.XMEM_FAIL
+MAP_HUGETLB = 0x40000
 USER, SYSTEM = aix.USER_ADSPACE, aix.SYS_ADSPACE
 
 ALL_FLAGS = {
@@ -547,15 +549,33 @@ def test_the_size_of_pages(world: World) -> None:
     assert aix.xmempsize(None, world.u, 1) == FAIL
 
 
-def test_the_size_of_huge_pages(world: World) -> None:
+@pytest.fixture
+def one_huge_page() -> Iterator[None]:
+    """A huge page of the machine's; set aside for the test where there is none, and allowed."""
+    pool = Path("/proc/sys/vm/nr_hugepages")
+    before = int(pool.read_text())
+    if before < 1:
+        try:
+            pool.write_text("1")
+        except OSError as error:
+            pytest.skip(f"no huge page is set aside, and none can be: {error}")
+    try:
+        if int(pool.read_text()) < 1:
+            pytest.skip("no huge page is set aside, and the machine has none to give")
+        yield
+    finally:
+        if before < 1:
+            pool.write_text(str(before))
+
+
+def test_the_size_of_huge_pages(world: World, one_huge_page: None) -> None:
     """Source: xmempsize: the smallest of the range."""
-    pool = "/proc/sys/vm/nr_hugepages"
-    with open(pool) as file:
-        if int(file.read()) < 1:
-            pytest.skip(f"{pool} is 0: the machine has no huge pages set aside")
-    huge = mmap.mmap(-1, 2 << 20, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | 0x40000)
+    del one_huge_page
+    huge = mmap.mmap(-1, 2 << 20, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | MAP_HUGETLB)
     start = address(huge)
     dp = world.attached(start, P)
     assert aix.xmempsize(dp, start, P) == 2 << 20
+    assert aix.xmempin(start, P, dp) == 0
+    assert aix.xmemunpin(start, P, dp) == 0
     assert aix.xmdetach(dp) == SUCC
     huge.close()
