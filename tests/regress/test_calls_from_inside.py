@@ -11,6 +11,7 @@ from pinfold.memory.locks import KernelLock
 from tests.programs import run
 
 FORK = """
+warnings.simplefilter("ignore", DeprecationWarning)  # 3.12: fork with threads
 kernel = pf.Kernel()
 from pinfold.dialects import aix
 inside, go_on = threading.Event(), threading.Event()
