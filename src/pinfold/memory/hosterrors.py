@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from pinfold.errors import HostError, NoMemory, NoSpace, PinfoldError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
 
 def from_host(what: str, error: OSError, *, asked: int | None = None) -> PinfoldError:
@@ -40,6 +40,18 @@ def noted(what: str, error: BaseException) -> Iterator[None]:
         yield
     except (OSError, PinfoldError) as second:
         error.add_note(f"undoing it failed too, {what}: {second}")
+
+
+def each_tried(steps: Iterable[Callable[[], object]]) -> None:
+    """Take every step, whatever one of them is refused; the first refusal is raised in the end."""
+    failed: PinfoldError | None = None
+    for step in steps:
+        try:
+            step()
+        except PinfoldError as error:  # raised below: the others are taken all the same
+            failed = failed or error
+    if failed is not None:
+        raise failed
 
 
 @contextmanager

@@ -14,7 +14,8 @@ import warnings
 from typing import TYPE_CHECKING
 
 from pinfold import sites
-from pinfold.errors import BadHandle, BadState, NotFound, NotPinned, OutOfRange, PinfoldError
+from pinfold.errors import BadHandle, BadState, NotFound, NotPinned, OutOfRange
+from pinfold.memory.hosterrors import each_tried
 from pinfold.memory.locks import KernelLock
 from pinfold.memory.ranges import RangeCounts
 from pinfold.objects.addresses import Stretch, pages_of
@@ -267,14 +268,7 @@ class _Uses:
         for use in found:
             use.vmo.in_use -= 1
         self.keep = None  # a pin or a grant of it may have it still
-        failed: BaseException | None = None
-        for use in found:
-            try:
-                use.vmo.release_if_idle()
-            except PinfoldError as error:  # raised below: the others are let go all the same
-                failed = failed or error
-        if failed is not None:
-            raise failed
+        each_tried(use.vmo.release_if_idle for use in found)
 
 
 def copy(

@@ -18,7 +18,7 @@ from pinfold.errors import (
     PinfoldError,
     Unavailable,
 )
-from pinfold.memory.hosterrors import noted
+from pinfold.memory.hosterrors import each_tried, noted
 from pinfold.memory.ranges import RangeCounts
 from pinfold.objects.vmo import Vmo
 from pinfold.rights import Right
@@ -340,14 +340,7 @@ def reached(found: list[Stretch]) -> bool:
 
 def _end(grants: list[Granted]) -> None:
     """Take grants back that are in no book any more; the first refusal is raised in the end."""
-    failed: BaseException | None = None
-    for token in (token for grant in reversed(grants) for token in reversed(grant.tokens)):
-        try:
-            token.unpin()
-        except PinfoldError as error:  # raised below: the others are taken back all the same
-            failed = failed or error
-    if failed is not None:
-        raise failed
+    each_tried(token.unpin for grant in reversed(grants) for token in reversed(grant.tokens))
 
 
 def _runs(tokens: list[Pmt], found: list[Stretch], address: int, size: int) -> list[Run]:

@@ -34,6 +34,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from pinfold import sites
 from pinfold.errors import BadHandle, InvalidArgs, PinfoldError, WrongType
+from pinfold.memory.hosterrors import each_tried
 from pinfold.memory.pinned import Anchor
 from pinfold.memory.residency import RESIDENCY, address_of
 from pinfold.objects.addresses import HeldByAddress, pages_of, stretches
@@ -121,14 +122,7 @@ class _Pin(HeldByAddress):
         """Strike the pin out of the kernel's books. Called with the kernel's lock held."""
         found, self.held = self.held, []
         self.kernel.ledger.discharge(self, sum(stretch.end_hold() for stretch in found))
-        failed: BaseException | None = None
-        for stretch in found:
-            try:
-                stretch.vmo.release_if_idle()
-            except PinfoldError as error:  # raised below: the others are given back all the same
-                failed = failed or error
-        if failed is not None:
-            raise failed
+        each_tried(stretch.vmo.release_if_idle for stretch in found)
 
 
 class PinnedBuffer:
