@@ -27,7 +27,7 @@ from pinfold.objects.handle import Handle, HandleEntry
 from pinfold.objects.iommu import Iommu
 from pinfold.objects.object import KernelObject, ObjectType
 from pinfold.objects.pmt import Pmt
-from pinfold.objects.process import current_process
+from pinfold.objects.process import Process, current_process
 from pinfold.objects.resource import Resource
 from pinfold.objects.vmar import Vmar
 from pinfold.objects.vmo import Vmo
@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from pinfold.errors import Status
-    from pinfold.objects.process import Process
 
 P = ParamSpec("P")
 H = TypeVar("H", bound="Handle[Any]")
@@ -276,6 +275,29 @@ def give(out: Out | None, handle: Handle[Any]) -> None:
         handle.close()
         raise InvalidArgs("the output pointer is NULL", remedy="pass an Out()")
     out.value = number_of(handle)
+
+
+def moved(number: int, process: Process) -> Handle[KernelObject]:
+    """Take a handle out of the current process and give it to another; see `Handle.move_to`.
+
+    Raises:
+      TypeError: ``process`` is no `Process`.
+      BadHandle: there is no such handle.
+      As `Handle.move_to`.
+    """
+    if not isinstance(process, Process):
+        raise TypeError(f"a handle is moved to a Process, not to a {type(process).__name__}")
+    return open_handle(number).move_to(process)
+
+
+def over_bus(bus: Any) -> Iommu:
+    """A handle of the current process over an open bus, or another one to the `Iommu` of one.
+
+    Raises:
+      As `Iommu` and `Iommu.shared_with`.
+    """
+    process = current_process()
+    return bus.shared_with(process) if isinstance(bus, Iommu) else Iommu(bus, process=process)
 
 
 def _bad_handle(number: int) -> BadHandle:

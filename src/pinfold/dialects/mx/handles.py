@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pinfold.dialects.calling import close, face, give, number_of, open_handle, slot, u32
+from pinfold.dialects.calling import close, face, give, moved, number_of, slot, u32
 from pinfold.dialects.mx.status import syscall
 from pinfold.objects.magenta.rights import duplicated, replaced
 from pinfold.objects.process import Process, current_process
@@ -88,9 +88,7 @@ def handle_transfer(handle: int, process: Process, out: Out | None) -> None:
       INVALID_ARGS: ``out`` is NULL; the handle is closed in both processes.
     """
     number, out = u32(handle), slot(out)
-    if not isinstance(process, Process):
-        raise TypeError(f"a handle is moved to a Process, not to a {type(process).__name__}")
-    give(out, open_handle(number).move_to(process))
+    give(out, moved(number, process))
 
 
 # What a program has from the start ----------------------------------------------------------------

@@ -18,6 +18,7 @@ from pinfold.dialects.calling import (
     give,
     handle_of,
     number_of,
+    over_bus,
     pointed,
     readable,
     slot,
@@ -130,8 +131,7 @@ def iommu_from_bus(bus: Any, out: Out | None) -> None:
     Iommu), INVALID_ARGS (of another kernel; ``out`` is NULL).
     """
     out = slot(out)
-    process = current_process()
-    give(out, bus.shared_with(process) if isinstance(bus, Iommu) else Iommu(bus, process=process))
+    give(out, over_bus(bus))
 
 
 # Bus transaction initiators -----------------------------------------------------------------------

@@ -13,6 +13,7 @@ from pinfold.dialects.calling import (
     close,
     give,
     i64,
+    moved,
     number_of,
     open_handle,
     pointed,
@@ -183,11 +184,8 @@ def handle_transfer(handle: int, process: Process, out: Out | None) -> None:
       BAD_STATE: the process has ended.
       INVALID_ARGS: ``out`` is NULL; the handle is closed in both processes.
     """
-    number = u32(handle)
-    slot(out)
-    if not isinstance(process, Process):
-        raise TypeError(f"a handle is moved to a Process, not to a {type(process).__name__}")
-    give(out, open_handle(number).move_to(process))
+    number, out = u32(handle), slot(out)
+    give(out, moved(number, process))
 
 
 # What a program has from the start ----------------------------------------------------------------
