@@ -82,7 +82,11 @@ class Space:
             return mapped(root, *span)
         if span.start < 0 or span.stop > FILE_LIMIT:
             raise OutOfRange("the range leaves the addresses of processes", asked=address)
-        if region is not None and region.alive and span.overlaps(_range(region.base, region.stop)):
+        if (
+            region is not None
+            and region.alive
+            and span.overlaps(ByteRange(region.base, region.stop))
+        ):
             raise OutOfRange("a part of the range is in system space", asked=address)
         hole = first_without(*span)
         if hole is not None:
@@ -198,7 +202,3 @@ def module_space(process: Process, address: int) -> list[Stretch]:
     if not found:
         raise InvalidArgs("no code of a program or library is at the address", asked=address)
     return [part for span in found for part in stretches(process.kernel, *span)]
-
-
-def _range(start: int, stop: int) -> ByteRange:
-    return ByteRange(start, stop)

@@ -38,6 +38,7 @@ from pinfold.objects.vmoption import (
     check_bits,
     check_map,
     check_perms,
+    check_region_size,
     not_taken,
 )
 from pinfold.rights import Right
@@ -126,13 +127,7 @@ class Vmar(VmarOps):
                     asked=options,
                     remedy="give CAN_MAP_READ for PERM_READ, and so on",
                 )
-            if size & PAGE_MASK:
-                raise InvalidArgs(
-                    "a region has whole pages",
-                    asked=size,
-                    limit=PAGE_SIZE,
-                    remedy="round the size up to pages",
-                )
+            check_region_size(size)
             if options & NOT_FOR_ALLOCATE:
                 raise not_taken("allocate", options & NOT_FOR_ALLOCATE)
             start = target.place(options, can, offset, size)

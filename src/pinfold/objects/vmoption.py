@@ -107,6 +107,17 @@ def check_perms(perms: int) -> None:
         )
 
 
+def check_region_size(size: int) -> None:
+    """Raise `InvalidArgs` for a region that would not have whole pages."""
+    if size & PAGE_MASK:
+        raise InvalidArgs(
+            "a region has whole pages",
+            asked=size,
+            limit=PAGE_SIZE,
+            remedy="round the size up to pages",
+        )
+
+
 def check_address(address: int) -> None:
     """Raise `InvalidArgs` for an absolute address that is none of a page."""
     if address & PAGE_MASK or address < 0:

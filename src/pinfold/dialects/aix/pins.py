@@ -45,6 +45,11 @@ def warn_if_reached(let_go: list[Stretch]) -> None:
         )
 
 
+def _pin(space: Space, start: int, length: int, *, long: bool = False) -> None:
+    counted = space.process.kernel.counted
+    counted.pin(space.finder(start, length), owner=str(space.process), long=long)
+
+
 def _unpin(space: Space, start: int, length: int) -> None:
     done = Unpinned()
     try:
@@ -75,8 +80,7 @@ def pin(addr: int, length: int) -> None:
     """
     addr, length = u64(addr), i32(length)
     process_only("pin")
-    space = system_space()
-    space.process.kernel.counted.pin(space.finder(addr, length), owner=str(space.process))
+    _pin(system_space(), addr, length)
 
 
 @service("system")
@@ -110,11 +114,8 @@ def ltpin(addr: int, length: int) -> None:
     """
     addr, length = u64(addr), i32(length)
     process_only("ltpin")
-    if not length:
-        return
-    space = system_space()
-    counted = space.process.kernel.counted
-    counted.pin(space.finder(addr, length), owner=str(space.process), long=True)
+    if length:
+        _pin(system_space(), addr, length, long=True)
 
 
 @service("system")
@@ -186,7 +187,7 @@ def pinu(base: int, len: int, segflg: int) -> None:  # noqa: A002 - the page's n
     space.look(base, length)
     if space.shows_a_file(base, length):
         raise InvalidArgs("pinu does not pin mapped files", asked=base)
-    space.process.kernel.counted.pin(space.finder(base, length), owner=str(space.process))
+    _pin(space, base, length)
 
 
 @service("described")

@@ -39,8 +39,8 @@ def _attached(dp: Xmem | None) -> Iterator[tuple[Xmem, CrossMemory]]:
     Raises:
       BadHandle: NULL, free, or the descriptor of all kernel memory.
     """
-    with own(dp).lock:
-        found = own(dp)
+    found = own(dp)
+    with found.lock:
         memory = found.described()
         if not isinstance(memory, CrossMemory):
             raise BadHandle("the descriptor of all kernel memory is everybody's, and has no list")

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import warnings
 from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pinfold.dialects.aix import numbers as aix
 from pinfold.dialects.aix.descriptor import Xmem, descriptor, own
@@ -23,9 +23,6 @@ from pinfold.objects.cross_memory import CrossMemory, Described, copy
 from pinfold.objects.holds import Unpinned
 from pinfold.objects.process import current_process
 from pinfold.rights import Perm
-
-if TYPE_CHECKING:
-    pass
 
 _SYSTEM = {
     aix.USER_ADSPACE: False,

@@ -40,6 +40,7 @@ from pinfold.objects.vmoption import (
     SPECIFIC,
     check_address,
     check_perms,
+    check_region_size,
     not_taken,
 )
 from pinfold.rights import Right, describe_perms
@@ -149,13 +150,7 @@ def allocate(parent: Handle[Any], offset: int, size: int, flags: int, name: str)
             flags &= ~_WRITE_BIT
         if flags & ~_FOR_ALLOCATE:
             raise not_taken("allocate", flags & ~_FOR_ALLOCATE)
-        if size & PAGE_MASK:
-            raise InvalidArgs(
-                "a region has whole pages",
-                asked=size,
-                limit=PAGE_SIZE,
-                remedy="round the size up to pages",
-            )
+        check_region_size(size)
         start = _place(target, flags, can, offset, size)
         rights = VMAR_RIGHTS | can >> CAN_SHIFT << RIGHT_SHIFT
         return target.allocated(process, start, size, flags, name, rights)
