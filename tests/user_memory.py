@@ -10,13 +10,13 @@ from __future__ import annotations
 import errno
 import os
 
-from pinfold.host import calls
+from pinfold.host import process_vm
 
 
 def load(address: int, size: int = 1) -> bytes | None:
     """The bytes at an address, up to the first that faults; None where that is the first of all."""
     try:
-        return calls.process_vm_read(os.getpid(), address, size)
+        return process_vm.read(os.getpid(), address, size)
     except OSError as error:
         if error.errno != errno.EFAULT:
             raise
@@ -26,7 +26,7 @@ def load(address: int, size: int = 1) -> bytes | None:
 def poke(address: int, data: bytes) -> int:
     """Write at an address, up to the first byte that faults; how many bytes that is."""
     try:
-        return calls.process_vm_write(os.getpid(), address, data)
+        return process_vm.write(os.getpid(), address, data)
     except OSError as error:
         if error.errno != errno.EFAULT:
             raise

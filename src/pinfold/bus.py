@@ -219,8 +219,10 @@ class BusMaster(Protocol):
 class DeviceSpace(Protocol):
     """One initiator's addresses on a bus, to which pinned memory can be granted.
 
-    It may assume a filled `PinnedRange`, a non-empty permission, and one call of grant, revoke or
-    close at a time. Software devices may be at work through `master` meanwhile.
+    It may assume a filled `PinnedRange` and a non-empty permission. Where grants are lines in a
+    book, there is one call of grant, revoke or close at a time; where they hold the pages
+    themselves (`Anchor.in_place`) the host works for each, so several may come at once, and the
+    space has a lock of its own. Devices may be at work meanwhile.
     """
 
     @property
@@ -238,8 +240,10 @@ class DeviceSpace(Protocol):
         can reach no byte of it.
 
         Raises:
-          LimitReached: no address space, or no grant, is left.
+          LimitReached: no address space, or no grant, is left; or a limit of the host's objects.
           OutOfReach: the device cannot put an address of the range on the bus.
+          NotSupported: the bus cannot permit that, or cannot hold such memory.
+          HostError: the host refused for another reason.
         """
 
     def revoke(self, grant: Grant) -> None:
@@ -260,6 +264,18 @@ class DeviceSpace(Protocol):
 
     def master(self) -> BusMaster:
         """A port for a software device. Raises NotSupported where the devices are real."""
+
+    def device(self) -> object:
+        """The real device. Raises NotSupported where the devices are programs."""
+
+    def quiesce(self) -> None:
+        """Nobody has the device any more: have it stop, where the bus can do that.
+
+        Called once, before the grants that are left are revoked. What it raises is logged.
+
+        Raises:
+          Unavailable: as `revoke`.
+        """
 
     def close(self) -> None:
         """No more grants. The caller has revoked or leaked those there were."""

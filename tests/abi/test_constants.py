@@ -7,11 +7,12 @@ import shutil
 import subprocess
 import sysconfig
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Final
 
 import pytest
 
-from pinfold.host import abi, calls
+from pinfold.host import abi, calls, process_vm
 
 COMPILER: Final = shutil.which("cc") or shutil.which("gcc")
 
@@ -117,7 +118,7 @@ def test_c_types_are_as_wide_as_the_calls_declare(tmp_path: Path) -> None:
         "pid_t": ctypes.c_int,
         "void*": ctypes.c_void_p,
         "int": ctypes.c_int,
-        "struct_iovec": structure("_IoVec"),
+        "struct_iovec": structure("_IoVec", process_vm),
     }
     lines = "".join(
         f'    printf("{name} %zu\\n", sizeof({name.replace("_i", " i")}));\n' for name in types
@@ -129,9 +130,9 @@ def test_c_types_are_as_wide_as_the_calls_declare(tmp_path: Path) -> None:
     }
 
 
-def structure(name: str) -> type[ctypes.Structure]:
-    """A struct that host/calls.py declares for itself."""
-    found: type[ctypes.Structure] = vars(calls)[name]
+def structure(name: str, module: ModuleType = calls) -> type[ctypes.Structure]:
+    """A struct that a file of the host room declares for itself."""
+    found: type[ctypes.Structure] = vars(module)[name]
     assert issubclass(found, ctypes.Structure)
     return found
 

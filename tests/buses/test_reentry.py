@@ -11,7 +11,8 @@ import pytest
 import pinfold as pf
 from pinfold.errors import BadState, DmaFault
 from pinfold.host import mm
-from pinfold.objects.initiator import BtiObject
+from pinfold.objects import bti as pins_of_a_bti
+from pinfold.objects import completing
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -153,7 +154,7 @@ def test_a_users_finaliser_may_close_a_handle_inside_a_pin(
         seen.append(other.closed)
 
     Finalised(close)
-    collecting(BtiObject, "grant")
+    collecting(completing, "granted")
     with bti.pin(vmo, perms=READ) as pmt:
         assert (seen, other.closed) == ([False], True)
         assert bti.master().read(int(pmt.addrs[0]), 1) == b"\0"
@@ -188,7 +189,7 @@ def test_a_users_finaliser_may_do_nothing_else_inside_a_pin(
                 refused.append(str(error.remedy))
 
     Finalised(try_all)
-    collecting(BtiObject, "grant")
+    collecting(pins_of_a_bti, "granted")
     bti.pin(vmo, perms=READ).unpin()
     assert len(refused) == len(calls)
     assert all("outside" in remedy for remedy in refused)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import pytest
 
-from pinfold.host import abi, calls, mm, probe
+from pinfold.host import abi, calls, mm, probe, process_vm
 from pinfold.testing import HostCalls
 from pinfold.units import PAGE_SIZE, HostVa
 
@@ -68,7 +68,7 @@ def test_an_address_above_32_bits_arrives_whole() -> None:
     mm.protect(address, 3 * PAGE_SIZE, READ_WRITE)
     calls.memset(address, 0xA5, 3 * PAGE_SIZE)
     calls.memmove(address + 10, address + PAGE_SIZE, 5)
-    assert calls.process_vm_read(os.getpid(), address + 2 * PAGE_SIZE, 4) == b"\xa5" * 4
+    assert process_vm.read(os.getpid(), address + 2 * PAGE_SIZE, 4) == b"\xa5" * 4
     assert mm.resident(address, 3 * PAGE_SIZE) == b"\x01\x01\x01"
     before = probe.process_memory().locked
     mm.lock(address, PAGE_SIZE)
@@ -126,10 +126,10 @@ def test_a_range_that_c_would_cut_is_refused(above: int, length: int, page: Host
         lambda: calls.mlock(address, length),
         lambda: calls.munlock(address, length),
         lambda: calls.mincore(address, length, 1),
-        lambda: calls.process_vm_read(os.getpid(), address, length),
+        lambda: process_vm.read(os.getpid(), address, length),
     ]
     if above:
-        acts.append(lambda: calls.process_vm_write(os.getpid(), address, data))
+        acts.append(lambda: process_vm.write(os.getpid(), address, data))
     for act in acts:
         with HostCalls() as seen, pytest.raises(OSError, match="Invalid argument") as caught:
             act()
@@ -165,16 +165,21 @@ def test_an_offset_that_c_would_cut_is_refused(offset: int, length: int) -> None
 
 FIOCLEX: Final = 0x5451  # close on exec: harmless, and any file takes it
 
-NO_CALL: Final = {"set_interceptor", "memmove", "memset", "buffer_at", "address_of"}
+NO_CALL: Final = {
+    *("set_interceptor", "memmove", "memset", "buffer_at", "address_of"),
+    *("declare", "refused", "unfit"),
+}
 """Functions of the seam that make no call that could fail."""
 
 
 def test_every_call_asks_the_interceptor() -> None:
     """A call that passed it by would be one that no fault test can fail."""
-    tree = ast.parse(inspect.getsource(calls))
-    public = [n for n in tree.body if isinstance(n, ast.FunctionDef) and n.name[0] != "_"]
-    asking = {n.name for n in public if re.search(r"\b_interceptor\(", ast.unparse(n))}
-    assert {node.name for node in public} - asking == NO_CALL
+    found = []
+    for module in (calls, process_vm):
+        tree = ast.parse(inspect.getsource(module))
+        found += [n for n in tree.body if isinstance(n, ast.FunctionDef) and n.name[0] != "_"]
+    asking = {n.name for n in found if re.search(r"\b(_interceptor|intercept)\(", ast.unparse(n))}
+    assert {node.name for node in found} - asking == NO_CALL
 
 
 class EveryCall:
@@ -196,8 +201,8 @@ class EveryCall:
             "mincore": lambda: calls.mincore(page, PAGE_SIZE, 1),
             "mprotect": lambda: calls.mprotect(page, PAGE_SIZE, READ_WRITE),
             "madvise": lambda: calls.madvise(page, PAGE_SIZE, abi.MADV_POPULATE_WRITE),
-            "process_vm_readv": lambda: calls.process_vm_read(pid, page, 8),
-            "process_vm_writev": lambda: calls.process_vm_write(pid, page, b"12345678"),
+            "process_vm_readv": lambda: process_vm.read(pid, page, 8),
+            "process_vm_writev": lambda: process_vm.write(pid, page, b"12345678"),
             "memfd_create": lambda: self.made.append(calls.memfd_create("m", abi.MFD_CLOEXEC)),
             "open": lambda: self.made.append(calls.open_file("/proc/self/maps", os.O_RDONLY)),
             "dup": lambda: self.made.append(calls.dup(fd)),
@@ -267,13 +272,13 @@ def test_an_injected_failure_reaches_the_caller_as_the_kernels_own(every_call: E
 def test_process_vm_reads_and_writes_where_it_may(page: HostVa) -> None:
     """Source: process_vm_readv(2). A bad address is an error, not a signal."""
     pid = os.getpid()
-    assert calls.process_vm_write(pid, page + 4, b"abcd") == 4
-    assert calls.process_vm_read(pid, page, 10) == b"\0\0\0\0abcd\0\0"
+    assert process_vm.write(pid, page + 4, b"abcd") == 4
+    assert process_vm.read(pid, page, 10) == b"\0\0\0\0abcd\0\0"
     mm.protect(page, PAGE_SIZE, abi.PROT_NONE)
     for act in (
-        lambda: calls.process_vm_read(pid, page, 1),
-        lambda: calls.process_vm_write(pid, page, b"x"),
-        lambda: calls.process_vm_read(pid, 0, 1),
+        lambda: process_vm.read(pid, page, 1),
+        lambda: process_vm.write(pid, page, b"x"),
+        lambda: process_vm.read(pid, 0, 1),
     ):
         with pytest.raises(OSError, match="Bad address") as caught:
             act()
@@ -284,7 +289,7 @@ def test_process_vm_stops_at_the_end_of_the_memory() -> None:
     """Source: process_vm_readv(2), partial transfers: a whole iovec or nothing, by the page."""
     address = private(2 * PAGE_SIZE)
     mm.unmap(HostVa(address + PAGE_SIZE), PAGE_SIZE)
-    found = calls.process_vm_read(os.getpid(), address + PAGE_SIZE - 8, 16)
+    found = process_vm.read(os.getpid(), address + PAGE_SIZE - 8, 16)
     assert found == bytes(8)
     mm.unmap(address, PAGE_SIZE)
 
@@ -318,7 +323,7 @@ def test_a_buffer_in_pieces_has_no_address() -> None:
 def test_a_buffer_at_an_address_is_that_memory(page: HostVa) -> None:
     view = memoryview(calls.buffer_at(page, 8)).cast("B")
     view[:3] = b"abc"
-    assert calls.process_vm_read(os.getpid(), page, 4) == b"abc\0"
+    assert process_vm.read(os.getpid(), page, 4) == b"abc\0"
     assert calls.address_of(view) == page
 
 
@@ -340,7 +345,7 @@ def test_an_errno_is_the_kernels_own() -> None:
         (lambda: calls.munmap(1, PAGE_SIZE), errno.EINVAL),
         (lambda: calls.mincore(1, PAGE_SIZE, 1), errno.EINVAL),
         (lambda: calls.fallocate(-1, 0, 0, 1), errno.EBADF),
-        (lambda: calls.process_vm_read(2**22 + 1, 0, 1), errno.ESRCH),
+        (lambda: process_vm.read(2**22 + 1, 0, 1), errno.ESRCH),
     ):
         with pytest.raises(OSError, match=os.strerror(number)) as caught:
             act()

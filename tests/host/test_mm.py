@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pinfold.host import abi, calls, mm, probe
+from pinfold.host import abi, calls, mm, probe, process_vm
 from pinfold.units import PAGE_SIZE, HostVa
 
 if TYPE_CHECKING:
@@ -147,7 +147,7 @@ def test_a_reservation_holds_addresses_and_no_memory() -> None:
     address = mm.reserve(1 << 36)
     assert probe.process_memory().size - before.size == 1 << 36
     with refused(errno.EFAULT):
-        calls.process_vm_read(os.getpid(), address, 1)
+        process_vm.read(os.getpid(), address, 1)
     with refused(errno.EEXIST):
         mm.reserve_at(at(address, 1), PAGE_SIZE)
     mm.unmap(address, 1 << 36)
@@ -163,7 +163,7 @@ def test_a_mapping_goes_over_a_reservation_and_back(fd: int) -> None:
     assert bytes(calls.buffer_at(at(address, 1), 5)) == b"third"
     mm.clear_to_reserved(address, SIZE)
     with refused(errno.EFAULT):
-        calls.process_vm_read(os.getpid(), at(address, 1), 1)
+        process_vm.read(os.getpid(), at(address, 1), 1)
     mm.unmap(address, SIZE)
 
 
@@ -180,12 +180,12 @@ def test_a_refused_mapping_leaves_the_old_one(fd: int, shared: HostVa) -> None:
 def test_protection_binds(shared: HostVa) -> None:
     mm.protect(shared, PAGE_SIZE, abi.PROT_READ)
     with refused(errno.EFAULT):
-        calls.process_vm_write(os.getpid(), shared, b"x")
+        process_vm.write(os.getpid(), shared, b"x")
     mm.protect(shared, PAGE_SIZE, abi.PROT_NONE)
     with refused(errno.EFAULT):
-        calls.process_vm_read(os.getpid(), shared, 1)
+        process_vm.read(os.getpid(), shared, 1)
     mm.protect(shared, PAGE_SIZE, READ_WRITE)
-    assert calls.process_vm_write(os.getpid(), shared, b"x") == 1
+    assert process_vm.write(os.getpid(), shared, b"x") == 1
 
 
 @pytest.mark.parametrize("populate", [mm.populate_read, mm.populate_write])

@@ -278,7 +278,7 @@ def test_unknown_buses_are_told_the_known(kernel: pf.Kernel) -> None:
     """The error lists what there is."""
     with pytest.raises(NotFound) as caught:
         pf.open_bus("isa")
-    assert caught.value.available == "sim, stub"
+    assert caught.value.available == "io_uring, phys, sim, stub, vfio"
     with pytest.raises(InvalidArgs, match="sim bus"):
         pf.open_bus("sim", colour="red")
     with pytest.raises(WrongType):

@@ -14,7 +14,7 @@ from pinfold.errors import (
     InvalidArgs,
     OutOfRange,
 )
-from pinfold.host import calls
+from pinfold.host import calls, process_vm
 
 PAGE = pf.PAGE_SIZE
 R = pf.Right
@@ -96,7 +96,7 @@ def test_a_read_only_view_is_so_all_the_way_down(vmo: pf.Vmo) -> None:
     with pytest.raises(TypeError):
         behind[0] = 1
     with pytest.raises(OSError, match="Bad address"):
-        calls.process_vm_write(os.getpid(), calls.address_of(view), b"x")
+        process_vm.write(os.getpid(), calls.address_of(view), b"x")
     assert bytes(view) == b"shown"
 
 

@@ -12,7 +12,7 @@
 from __future__ import annotations
 
 from operator import index
-from typing import TYPE_CHECKING, Any, Final, SupportsIndex
+from typing import TYPE_CHECKING, Any, Final, NoReturn, SupportsIndex
 
 from pinfold.buffers import flat
 from pinfold.bus import (
@@ -28,7 +28,7 @@ from pinfold.bus import (
     page_extents,
     reach,
 )
-from pinfold.errors import DmaFault, InvalidArgs, OutOfReach
+from pinfold.errors import DmaFault, InvalidArgs, NotSupported, OutOfReach
 from pinfold.rights import Perm
 from pinfold.units import MIB, PAGE_SIZE, UINT64_MAX, ByteRange
 
@@ -99,6 +99,13 @@ class StubSpace:
     def master(self) -> StubMaster:
         """A port for a software device."""
         return StubMaster(self._bus, self._initiator, self._address_bits)
+
+    def device(self) -> NoReturn:
+        """See `pinfold.bus.DeviceSpace.device`."""
+        raise NotSupported("the devices of the stub bus are programs", remedy="use master()")
+
+    def quiesce(self) -> None:
+        """A program stops when its own program has it stop."""
 
     def close(self) -> None:
         """Nothing is held."""

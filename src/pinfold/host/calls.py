@@ -40,28 +40,33 @@ def set_interceptor(interceptor: Interceptor | None) -> Interceptor | None:
     return former
 
 
+def intercept(name: str) -> None:
+    """Say that the call ``name`` is about to be made: for the wrappers in other files of this room.
+
+    Raises:
+      OSError: the interceptor's, in place of the call.
+    """
+    if _interceptor is not None:
+        _interceptor(name)
+
+
 _libc: Final = ctypes.CDLL(None, use_errno=True)
 
 _MAP_FAILED: Final = ctypes.c_void_p(-1).value
 
-_ADDRESSES: Final = 1 << 64
+ADDRESSES: Final = 1 << 64
 _OFFSETS: Final = 1 << 63
 
 
-class _IoVec(ctypes.Structure):
-    """struct iovec of <bits/types/struct_iovec.h>."""
-
-    _fields_ = (("base", ctypes.c_void_p), ("length", ctypes.c_size_t))
-
-
-def _declare(name: str, result: Any, *arguments: Any) -> Any:
+def declare(name: str, result: Any, *arguments: Any) -> Any:
+    """A function of the C library with its types. For this room."""
     function = getattr(_libc, name)
     function.restype = result
     function.argtypes = arguments
     return function
 
 
-_c_mmap = _declare(
+_c_mmap = declare(
     "mmap",
     ctypes.c_void_p,
     ctypes.c_void_p,
@@ -71,35 +76,26 @@ _c_mmap = _declare(
     ctypes.c_int,
     ctypes.c_int64,
 )
-_c_munmap = _declare("munmap", ctypes.c_int, ctypes.c_void_p, ctypes.c_size_t)
-_c_mprotect = _declare("mprotect", ctypes.c_int, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
-_c_madvise = _declare("madvise", ctypes.c_int, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
-_c_mlock = _declare("mlock", ctypes.c_int, ctypes.c_void_p, ctypes.c_size_t)
-_c_munlock = _declare("munlock", ctypes.c_int, ctypes.c_void_p, ctypes.c_size_t)
-_c_mincore = _declare("mincore", ctypes.c_int, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_void_p)
-_c_fallocate = _declare(
+_c_munmap = declare("munmap", ctypes.c_int, ctypes.c_void_p, ctypes.c_size_t)
+_c_mprotect = declare("mprotect", ctypes.c_int, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
+_c_madvise = declare("madvise", ctypes.c_int, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
+_c_mlock = declare("mlock", ctypes.c_int, ctypes.c_void_p, ctypes.c_size_t)
+_c_munlock = declare("munlock", ctypes.c_int, ctypes.c_void_p, ctypes.c_size_t)
+_c_mincore = declare("mincore", ctypes.c_int, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_void_p)
+_c_fallocate = declare(
     "fallocate", ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64
 )
-_process_vm = (
-    ctypes.c_int,
-    ctypes.POINTER(_IoVec),
-    ctypes.c_ulong,
-    ctypes.POINTER(_IoVec),
-    ctypes.c_ulong,
-    ctypes.c_ulong,
-)
-_c_process_vm_readv = _declare("process_vm_readv", ctypes.c_ssize_t, *_process_vm)
-_c_process_vm_writev = _declare("process_vm_writev", ctypes.c_ssize_t, *_process_vm)
-_c_memmove = _declare("memmove", ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t)
-_c_memset = _declare("memset", ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int, ctypes.c_size_t)
+_c_memmove = declare("memmove", ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t)
+_c_memset = declare("memset", ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int, ctypes.c_size_t)
 
 
-def _refused() -> OSError:
+def refused() -> OSError:
+    """The error of the C call that has just failed. For this room."""
     number = ctypes.get_errno()
     return OSError(number, os.strerror(number))
 
 
-def _unfit(what: str, first: int, length: int) -> OSError:
+def unfit(what: str, first: int, length: int) -> OSError:
     """EINVAL, for numbers that C would cut.
 
     The checks stand in each call: another Python call costs as much as the shortest system calls.
@@ -110,91 +106,91 @@ def _unfit(what: str, first: int, length: int) -> OSError:
 
 def mmap(address: int, length: int, prot: int, flags: int, fd: int, offset: int) -> int:
     """mmap(2): the address of the new mapping."""
-    if not 0 <= address < _ADDRESSES >= address + length >= address:
-        raise _unfit("address", address, length)
+    if not 0 <= address < ADDRESSES >= address + length >= address:
+        raise unfit("address", address, length)
     if not 0 <= offset < _OFFSETS:
-        raise _unfit("offset", offset, length)
+        raise unfit("offset", offset, length)
     if _interceptor is not None:
         _interceptor("mmap")
     result: int | None = _c_mmap(address, length, prot, flags, fd, offset)
     if result == _MAP_FAILED:
-        raise _refused()
+        raise refused()
     return result or 0  # ctypes gives None for a mapping at address 0
 
 
 def munmap(address: int, length: int) -> None:
     """munmap(2)."""
-    if not 0 <= address < _ADDRESSES >= address + length >= address:
-        raise _unfit("address", address, length)
+    if not 0 <= address < ADDRESSES >= address + length >= address:
+        raise unfit("address", address, length)
     if _c_munmap(address, length) != 0:
-        raise _refused()
+        raise refused()
     if _interceptor is not None:
         _interceptor("munmap")
 
 
 def mprotect(address: int, length: int, prot: int) -> None:
     """mprotect(2)."""
-    if not 0 <= address < _ADDRESSES >= address + length >= address:
-        raise _unfit("address", address, length)
+    if not 0 <= address < ADDRESSES >= address + length >= address:
+        raise unfit("address", address, length)
     if _interceptor is not None:
         _interceptor("mprotect")
     if _c_mprotect(address, length, prot) != 0:
-        raise _refused()
+        raise refused()
 
 
 def madvise(address: int, length: int, advice: int) -> None:
     """madvise(2), started again when a signal breaks it off (populating is interruptible)."""
-    if not 0 <= address < _ADDRESSES >= address + length >= address:
-        raise _unfit("address", address, length)
+    if not 0 <= address < ADDRESSES >= address + length >= address:
+        raise unfit("address", address, length)
     if _interceptor is not None:
         _interceptor("madvise")
     while _c_madvise(address, length, advice) != 0:
-        error = _refused()
+        error = refused()
         if error.errno != errno.EINTR:
             raise error
 
 
 def mlock(address: int, length: int) -> None:
     """mlock(2). On failure part of the range may be left locked: see residency."""
-    if not 0 <= address < _ADDRESSES >= address + length >= address:
-        raise _unfit("address", address, length)
+    if not 0 <= address < ADDRESSES >= address + length >= address:
+        raise unfit("address", address, length)
     if _interceptor is not None:
         _interceptor("mlock")
     if _c_mlock(address, length) != 0:
-        raise _refused()
+        raise refused()
 
 
 def munlock(address: int, length: int) -> None:
     """munlock(2)."""
-    if not 0 <= address < _ADDRESSES >= address + length >= address:
-        raise _unfit("address", address, length)
+    if not 0 <= address < ADDRESSES >= address + length >= address:
+        raise unfit("address", address, length)
     if _interceptor is not None:
         _interceptor("munlock")
     if _c_munlock(address, length) != 0:
-        raise _refused()
+        raise refused()
 
 
 def mincore(address: int, length: int, pages: int) -> bytearray:
     """mincore(2): one byte a page, bit 0 set where the page is in memory."""
-    if not 0 <= address < _ADDRESSES >= address + length >= address:
-        raise _unfit("address", address, length)
+    if not 0 <= address < ADDRESSES >= address + length >= address:
+        raise unfit("address", address, length)
     if _interceptor is not None:
         _interceptor("mincore")
     result = bytearray(pages)
     buffer = (ctypes.c_ubyte * pages).from_buffer(result)
     if _c_mincore(address, length, ctypes.addressof(buffer)) != 0:
-        raise _refused()
+        raise refused()
     return result
 
 
 def fallocate(fd: int, mode: int, offset: int, length: int) -> None:
     """fallocate(2)."""
     if not 0 <= offset < _OFFSETS > length >= 0:
-        raise _unfit("offset", offset, length)
+        raise unfit("offset", offset, length)
     if _interceptor is not None:
         _interceptor("fallocate")
     while _c_fallocate(fd, mode, offset, length) != 0:
-        error = _refused()
+        error = refused()
         if error.errno != errno.EINTR:
             raise error
 
@@ -255,11 +251,12 @@ def fcntl(fd: int, command: int, argument: int = 0) -> int:
     return _fcntl.fcntl(fd, command, argument)
 
 
-def ioctl(fd: int, request: int, argument: bytearray) -> None:
-    """ioctl(2) with a structure that the kernel reads, and may write."""
+def ioctl(fd: int, request: int, argument: bytearray) -> int:
+    """ioctl(2) with a structure that the kernel reads, and may write: the kernel's result."""
     if _interceptor is not None:
         _interceptor("ioctl")
-    _fcntl.ioctl(fd, request, argument)
+    result: int = _fcntl.ioctl(fd, request, argument)
+    return result
 
 
 def lseek(fd: int, offset: int, whence: int) -> int:
@@ -288,43 +285,6 @@ def pwrite(fd: int, data: bytes | memoryview, offset: int) -> int:
     if _interceptor is not None:
         _interceptor("pwrite")
     return os.pwrite(fd, data, offset)
-
-
-def process_vm_read(pid: int, address: int, length: int) -> bytes:
-    """process_vm_readv(2): the bytes up to the first page that is not there; EFAULT for none."""
-    if not 0 <= address < _ADDRESSES >= address + length >= address:
-        raise _unfit("address", address, length)
-    if _interceptor is not None:
-        _interceptor("process_vm_readv")
-    buffer = bytearray(length)
-    return bytes(buffer[: _move(_c_process_vm_readv, pid, address, memoryview(buffer))])
-
-
-def process_vm_read_into(pid: int, address: int, buffer: memoryview) -> int:
-    """`process_vm_read` into a writable buffer: bytes read."""
-    if not 0 <= address < _ADDRESSES >= address + buffer.nbytes:
-        raise _unfit("address", address, buffer.nbytes)
-    if _interceptor is not None:
-        _interceptor("process_vm_readv")
-    return _move(_c_process_vm_readv, pid, address, buffer)
-
-
-def process_vm_write(pid: int, address: int, data: bytes | memoryview) -> int:
-    """process_vm_writev(2) of one range: bytes written. Otherwise as `process_vm_read`."""
-    if not 0 <= address < _ADDRESSES >= address + len(data):
-        raise _unfit("address", address, len(data))
-    if _interceptor is not None:
-        _interceptor("process_vm_writev")
-    return _move(_c_process_vm_writev, pid, address, memoryview(data))
-
-
-def _move(call: Any, pid: int, address: int, buffer: memoryview) -> int:
-    local = _IoVec(address_of(buffer), buffer.nbytes)
-    remote = _IoVec(address, buffer.nbytes)
-    count: int = call(pid, ctypes.byref(local), 1, ctypes.byref(remote), 1, 0)
-    if count < 0:
-        raise _refused()
-    return count
 
 
 def memmove(destination: int, source: int, length: int) -> None:

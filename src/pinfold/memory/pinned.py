@@ -17,7 +17,7 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass
 from time import monotonic_ns
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from pinfold.errors import BadState
 from pinfold.memory.residency import RESIDENCY
@@ -48,6 +48,14 @@ class Anchor(enum.Enum):
     """Resident and in place."""
     CUDA = "cuda"
     """Resident and in place."""
+
+    @property
+    def in_place(self) -> bool:
+        """True where the grant itself holds the pages, resident and in place: on a real bus."""
+        return self in _IN_PLACE
+
+
+_IN_PLACE: Final = frozenset({Anchor.IO_URING, Anchor.VFIO, Anchor.IOMMUFD, Anchor.CUDA})
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +152,10 @@ class PinnedRange:
         return self._window is not None
 
     def fill_from_books(self) -> bool:
-        """Fill without a system call if the books say that all is there. Call with the lock."""
+        """Fill without a system call if the books say that all is there. Call with the lock.
+
+        False where there is more to do: absent pages, or a host that is to hold them.
+        """
         pages = self._pages
         backing = pages.backing
         if self.anchor is not Anchor.NONE or not pages.is_committed(
@@ -222,6 +233,22 @@ class PinnedRange:
             return None
         start = self.start - window.offset
         return window.view[start : start + self.size]
+
+    @property
+    def memfd(self) -> tuple[int, int] | None:
+        """The descriptor of the memory file and where in it the range begins, valid until `loosen`.
+
+        None for memory that is no memory file of our own, or that is not filled.
+        """
+        backing = self._pages.backing
+        if self._window is None or backing.kind != "memfd":
+            return None
+        return backing.fd, backing.base + self.start
+
+    @property
+    def writable(self) -> bool:
+        """True where the memory may be written at all, whatever the grant permits."""
+        return self._pages.backing.writable
 
     @property
     def host_address(self) -> HostVa:

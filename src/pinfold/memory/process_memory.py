@@ -17,7 +17,7 @@ import os
 from typing import TYPE_CHECKING, Final
 
 from pinfold.errors import NotSupported
-from pinfold.host import calls, mm, probe, procmap
+from pinfold.host import calls, mm, probe, process_vm, procmap
 from pinfold.host.abi import PROT_READ, PROT_WRITE
 from pinfold.memory.backing import Backing
 from pinfold.memory.hosterrors import translated
@@ -54,7 +54,7 @@ class ProcessMemory(Backing):
         while done < len(buffer):
             part = buffer[done : done + _MOST]
             with translated("read memory of this process"):
-                done += calls.process_vm_read_into(os.getpid(), offset + done, part)
+                done += process_vm.read_into(os.getpid(), offset + done, part)
 
     def write_from(self, buffer: memoryview, offset: int) -> None:
         """Write ``buffer`` to an address.
@@ -66,7 +66,7 @@ class ProcessMemory(Backing):
         while done < len(buffer):
             part = buffer[done : done + _MOST]
             with translated("write memory of this process"):
-                done += calls.process_vm_write(os.getpid(), offset + done, part)
+                done += process_vm.write(os.getpid(), offset + done, part)
 
     def commit(self, offset: int, size: int) -> None:
         """Have every page there, and not the shared page of zeros where it can be written.

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 from pinfold import sites
 from pinfold.errors import AccessDenied, InvalidArgs, OutOfRange, WrongType
 from pinfold.memory.pinned import Anchor, PinnedRange
+from pinfold.objects.completing import completed, granted
 from pinfold.objects.handle import Handle
 from pinfold.objects.initiator import BtiObject
 from pinfold.objects.memory_object import VmoObject, memory_of
@@ -202,8 +203,8 @@ class Bti(Handle[BtiObject]):
             end = source.pages.backing.size if length is None else length  # its size
             if size is None:
                 wanted = max(end - offset, 0)
-            granted = vmo._entry.rights
-            missing = (_MAP | RIGHTS_FOR_PERMS[bits & ALL_PERMS]) & ~granted
+            rights = vmo._entry.rights
+            missing = (_MAP | RIGHTS_FOR_PERMS[bits & ALL_PERMS]) & ~rights
             if missing:
                 raise AccessDenied(
                     f"the handle to {source} that is to be pinned",
@@ -245,18 +246,10 @@ class Bti(Handle[BtiObject]):
                 bti.let_go(source, pinned)
                 raise
             if filled:
-                entry = bti.grant(own.process, source, pinned, bits, form, count)
+                entry = granted(bti, own.process, source, pinned, bits, form, count)
                 return Pmt.wrap(entry, pinned.site)
-        try:
-            pinned.fill()
-        except BaseException:
-            with kernel.lock:
-                bti.let_go(source, pinned)
-            raise
-        with kernel.lock:
-            pinned.remember()
-            entry = bti.grant(own.process, source, pinned, bits, form, count)
-            return Pmt.wrap(entry, pinned.site)
+        entry = completed(bti, own.process, source, pinned, bits, form, count)
+        return Pmt.wrap(entry, pinned.site)
 
     def release_quarantine(self) -> int:
         """Let go of every quarantined pin; how many there were. The device is quiet: you say so.
@@ -288,6 +281,17 @@ class Bti(Handle[BtiObject]):
           NotSupported: the devices of this bus are real.
         """
         return self.object.space.master()
+
+    def device(self) -> Any:
+        """The real device behind this authority: its registers, interrupts, reset.
+
+        What it offers is its bus's to say, see docs/buses.md.
+
+        Raises:
+          NotSupported: the devices of this bus are programs; see `master`.
+          BadHandle: this handle is closed.
+        """
+        return self.object.space.device()
 
     @property
     def limits(self) -> BusLimits:

@@ -24,12 +24,12 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from pinfold import sites
-from pinfold.errors import BadHandle, BadState, InvalidArgs, Unavailable
+from pinfold.errors import BadHandle, BadState, Unavailable
 from pinfold.memory.locks import log
 from pinfold.memory.pinned import Anchor
 from pinfold.objects.listed_pins import ListedPins
 from pinfold.objects.object import KernelObject, ObjectType
-from pinfold.objects.pmt import PMT_RIGHTS, PmtObject, PmtState
+from pinfold.objects.pmt import PmtObject, PmtState
 from pinfold.units import UINT64_MAX
 
 if TYPE_CHECKING:
@@ -37,13 +37,23 @@ if TYPE_CHECKING:
     from pinfold.objects.handle import HandleEntry
     from pinfold.objects.iommu import IommuObject
     from pinfold.objects.memory_object import VmoObject
-    from pinfold.objects.pmt import AddrForm, E, Holder
 
 
 class BtiObject(KernelObject):
     """What every handle to a device's authority shares."""
 
-    __slots__ = ("iommu", "left", "limits", "listed", "owner", "pins", "quarantined", "space")
+    __slots__ = (
+        "granting",
+        "iommu",
+        "left",
+        "limits",
+        "listed",
+        "owner",
+        "pins",
+        "quarantined",
+        "space",
+        "stopped",
+    )
 
     object_type = ObjectType.BTI
     has_name = True
@@ -55,6 +65,10 @@ class BtiObject(KernelObject):
         self.space = space
         self.left = False
         """True once it has left the bus."""
+        self.stopped = False
+        """True once the bus was told that nobody has the device any more."""
+        self.granting = 0
+        """Pins that the bus is granting, without the kernel's lock."""
         self.pins: dict[int, PmtObject] = {}
         """Every token that still holds pages, by koid."""
         self.quarantined: dict[int, PmtObject] = {}
@@ -87,51 +101,6 @@ class BtiObject(KernelObject):
             )
         if not self.handle_count:
             raise BadState(f"{self.owner} was closed meanwhile")
-
-    def grant(
-        self,
-        holder: Holder[E],
-        vmo: VmoObject,
-        pinned: PinnedRange,
-        perms: int,
-        form: AddrForm,
-        count: int | None = None,
-    ) -> E:
-        """The second half of a pin: the pages are held, now the bus may grant them.
-
-        Args:
-          holder: gets the token.
-          count: the addresses that the caller has room for, which have to be as many as there are;
-            None where the caller asks how many there are.
-
-        Called with the kernel's lock held. If it raises, nothing is granted and the pages have been
-        let go, or the device may reach them and they are held.
-        """
-        try:
-            self.refuse_if_unusable()
-            if not perms:  # found this late by Zircon, too
-                raise InvalidArgs("a pin that permits nothing", asked=0, remedy="name a Perm")
-            grant = self.space.grant(pinned, perms)
-        except Exception:
-            self.let_go(vmo, pinned)
-            raise
-        except BaseException:  # a Ctrl-C may have come after the bus had granted: hold the pages
-            self.kernel.leak(self.owner, pinned)
-            raise
-        token = PmtObject(self, vmo, pinned, grant, form)
-        self.pins[token.koid] = token
-        try:
-            if count is not None and count != -(-pinned.size // token.step):
-                raise InvalidArgs(
-                    f"the pin has another number of addresses ({form.value})",
-                    asked=count,
-                    available=-(-pinned.size // token.step),
-                    remedy="give an array of exactly that length",
-                )
-            return holder.add(token, PMT_RIGHTS)
-        except BaseException:
-            self.withdraw(token)
-            raise
 
     def let_go(self, vmo: VmoObject, pinned: PinnedRange) -> None:
         """Undo a pin that was never granted. Called with the kernel's lock held.
@@ -202,9 +171,12 @@ class BtiObject(KernelObject):
     def unpin_marked(self, token: PmtObject) -> None:
         """The rest of an unpin whose token is marked as leaving: the anchor may take its time."""
         try:
-            with self.kernel.lock:
-                self._revoke(token)
             try:
+                if token.pinned.anchor.in_place:  # the host's work: see completing.py
+                    self._end_access(token)
+                else:
+                    with self.kernel.lock:
+                        self._end_access(token)
                 token.pinned.loosen()
             except BaseException:
                 with self.kernel.lock:
@@ -222,21 +194,17 @@ class BtiObject(KernelObject):
     def withdraw(self, token: PmtObject) -> None:
         """Revoke, loosen, finish, in one holding of the kernel's lock, which the caller has."""
         token.leaving = True
-        self._revoke(token)
         try:
+            self._end_access(token)
             token.pinned.loosen()
         except BaseException:
             self._stick(token)
             raise
         self._finish(token)
 
-    def _revoke(self, token: PmtObject) -> None:
+    def _end_access(self, token: PmtObject) -> None:
         if token.granted:
-            try:
-                self.space.revoke(token.grant)
-            except BaseException:
-                self._stick(token)
-                raise
+            self.space.revoke(token.grant)
             token.granted = False
 
     def _stick(self, token: PmtObject) -> None:
@@ -377,7 +345,7 @@ class BtiObject(KernelObject):
             self.kernel.lock.later(self)
 
     def _leave(self) -> None:
-        if self.handle_count or self.pins or self.left:
+        if self.handle_count or self.pins or self.granting or self.left:
             return
         try:
             self.space.close()
@@ -389,6 +357,18 @@ class BtiObject(KernelObject):
         self.iommu.leave()
 
     def settle(self) -> None:
-        """What the last handle leaves to be done, when no access of the thread is under way."""
+        """What the last handle leaves to be done, when no access of the thread is under way.
+
+        Nobody has the device any more, so it is to stop, before anything is taken from it.
+        """
+        if not self.stopped:
+            try:
+                self.space.quiesce()
+            except Unavailable:
+                self.space.notify_idle(self.kernel.lock.settle)
+                raise
+            except Exception as error:  # nobody to raise to: what is granted stays granted and held
+                self._warn("%s: the device could not be stopped: %s", self.owner, error)
+            self.stopped = True
         self._end_listed()
         self._leave()

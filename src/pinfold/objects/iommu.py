@@ -1,6 +1,6 @@
 # An IOMMU: a bus that is open, from which device authorities are made.
 #
-# Buses are found by name, and a module is imported when its bus is first asked for: the two that
+# Buses are found by name, and a module is imported when its bus is first asked for: those that
 # come with pinfold, and whatever other packages offer in the entry-point group "pinfold.buses".
 # Each is a function open_bus(physical, **options) -> Bus.
 #
@@ -40,7 +40,7 @@ _RIGHTS: Final = int(Right.TRANSFER | Right.DUPLICATE | Right.INSPECT)
 _DUPLICATE: Final = int(Right.DUPLICATE)
 _LONGEST_DESCRIPTOR: Final = 4096  # ZX_IOMMU_MAX_DESC_LEN, whatever the size of a page
 _GROUP: Final = "pinfold.buses"
-_BUILT_IN: Final = ("sim", "stub")
+_BUILT_IN: Final = ("io_uring", "phys", "sim", "stub", "vfio")
 
 _claimed: weakref.WeakSet[Bus] = weakref.WeakSet()
 """The buses that an Iommu will close: each has one."""
@@ -250,7 +250,8 @@ def open_bus(name: str, *, process: Process | None = None, **options: Any) -> Io
     """Open a bus by name.
 
     Args:
-      name: ``"sim"``, ``"stub"``, or what another package offers in the entry-point group
+      name: ``"sim"``, ``"stub"``, ``"io_uring"``, ``"vfio:0000:00:04.0"``, ``"phys"``
+        (docs/buses.md says what each promises), or what another package offers in the group
         ``pinfold.buses``. What follows a colon is given to the bus as its ``address``.
       process: whose handle it is; the current process by default.
       options: the bus's own; see its module.

@@ -23,7 +23,7 @@ import pytest
 
 import pinfold as pf
 from pinfold.dialects import aix
-from pinfold.host import calls, mm, probe
+from pinfold.host import calls, mm, probe, process_vm
 from pinfold.objects.addresses import stretches
 from pinfold.testing import FailFrom, FailNth, HostCalls, HostState, check_books
 from pinfold.units import GIB, HostVa
@@ -344,7 +344,7 @@ def copy(service: Callable[..., int], *, into_user: bool) -> Callable[[Stage], C
                 vmo.write(there[: 4 * P])
         else:
             here = b"\7" * 8 * P
-            calls.process_vm_write(os.getpid(), stage.memory, here)
+            process_vm.write(os.getpid(), stage.memory, here)
         stage.held["bytes"] = there, here
         if into_user:
             args = (args[1], args[0])
@@ -364,7 +364,7 @@ def nothing_copied(stage: Stage, _: int) -> None:
     if not stage.undone:
         return
     there = b"".join(vmo.read() for vmo in stage.vmos)
-    here = calls.process_vm_read(os.getpid(), stage.memory, 8 * P)
+    here = process_vm.read(os.getpid(), stage.memory, 8 * P)
     assert (there, here) == stage.held["bytes"]
 
 

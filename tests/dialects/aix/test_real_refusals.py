@@ -18,7 +18,7 @@ import pytest
 
 import pinfold as pf
 from pinfold.dialects import aix
-from pinfold.host import calls
+from pinfold.host import calls, process_vm
 from pinfold.testing import check_books
 from tests.memory.locking import locked
 from tests.programs import run
@@ -215,7 +215,7 @@ def test_nothing_is_copied_to_or_from_a_file_that_was_cut(
     assert aix.xmemout(here.start, memory.start, 4 * P, memory.dp) == aix.XMEM_FAIL
     assert path.read_bytes() == b"x" * 2 * P
     assert aix.xmemin(memory.start, here.start, 2 * P, memory.dp) == aix.XMEM_SUCC
-    assert calls.process_vm_read(os.getpid(), here.start, 3 * P) == b"x" * 2 * P + bytes(P)
+    assert process_vm.read(os.getpid(), here.start, 3 * P) == b"x" * 2 * P + bytes(P)
 
 
 # ENOMEM: the limit of the system, and that of the process -----------------------------------------

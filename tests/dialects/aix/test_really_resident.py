@@ -31,7 +31,7 @@ import pytest
 
 import pinfold as pf
 from pinfold.dialects import aix
-from pinfold.host import calls, mm
+from pinfold.host import calls, mm, process_vm
 from pinfold.testing import HostState
 from pinfold.units import MIB, HostVa
 from tests.memory.locking import locked
@@ -154,7 +154,7 @@ class Area:
 
     def restore(self) -> None:
         self.content = os.urandom(self.size)
-        assert calls.process_vm_write(os.getpid(), self.start, self.content) == self.size
+        assert process_vm.write(os.getpid(), self.start, self.content) == self.size
 
     @property
     def pinned(self) -> HostVa:
@@ -277,7 +277,7 @@ def test_pinned_user_memory_is_not_paged_out_until_it_is_unpinned(
     assert aix.xmdetach(dp) == aix.XMEM_SUCC
     assert locked() == before
     assert _until(area, lambda: area.swapped() == area.size)
-    assert calls.process_vm_read(os.getpid(), area.start, area.size) == area.content
+    assert process_vm.read(os.getpid(), area.start, area.size) == area.content
 
 
 @pytest.mark.parametrize("area", [mmap.MAP_PRIVATE], indirect=True, ids=["private"])
@@ -413,7 +413,7 @@ def test_what_is_pinned_stays_when_the_kernel_takes_all_it_can(
             ]
             stayed.append(stay(0))
             same = [
-                calls.process_vm_read(os.getpid(), address, PAGES * P) == content
+                process_vm.read(os.getpid(), address, PAGES * P) == content
                 for address in areas.values()
             ]
             done += [aix.xmdetach(one), aix.xmdetach(two)]

@@ -9,15 +9,13 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from time import monotonic_ns
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NoReturn
 
-from pinfold import sites
 from pinfold.bus import reach
-from pinfold.buses.sim.faults import Diagnosis
+from pinfold.buses.diagnosis import Diagnosis
 from pinfold.buses.sim.grant import SimGrant
 from pinfold.buses.sim.master import SimMaster
-from pinfold.errors import InvalidArgs, LimitReached
+from pinfold.errors import InvalidArgs, LimitReached, NotSupported
 from pinfold.memory.locks import LostLock, held_by_this_thread, refuse_inside
 from pinfold.memory.space import Placement
 from pinfold.units import PAGE_SHIFT, PAGE_SIZE, human_size
@@ -100,19 +98,7 @@ class SimSpace:
                 for page in grant.cached:
                     self._tlb.pop(page, None)
             grant.view = None
-            pinned = grant.pinned
-            self._diagnosis.revoked.append(
-                (
-                    grant.number,
-                    grant.start,
-                    grant.stop,
-                    grant.perms,
-                    pinned.what,
-                    pinned.site,
-                    monotonic_ns(),
-                    sites.caller(2),
-                )
-            )
+            self._diagnosis.forget(grant)
 
     def notify_idle(self, settle: Callable[[], None]) -> None:
         """See `pinfold.bus.DeviceSpace.notify_idle`."""
@@ -132,6 +118,13 @@ class SimSpace:
     def master(self) -> SimMaster:
         """A port for a software device."""
         return SimMaster(self)
+
+    def device(self) -> NoReturn:
+        """See `pinfold.bus.DeviceSpace.device`."""
+        raise NotSupported("the devices of the sim bus are programs", remedy="use master()")
+
+    def quiesce(self) -> None:
+        """A program stops when its own program has it stop."""
 
     def close(self) -> None:
         """Nothing is held beyond the grants, which the caller has settled.

@@ -26,6 +26,7 @@ from pinfold.errors import (
     OutOfRange,
 )
 from pinfold.memory.pinned import PinnedRange
+from pinfold.objects.completing import completed, granted
 from pinfold.objects.initiator import BtiObject
 from pinfold.objects.magenta.memory import byte_size, first_hole, follows_docs
 from pinfold.objects.magenta.rights import of_kind, refuse_without, required
@@ -161,22 +162,14 @@ def pin(
             raise
         holder = _Listing(room, write)
         if filled:
-            return device.grant(holder, source, pinned, perms, AddrForm.PER_PAGE)
-    try:
-        pinned.fill()  # nothing is absent: this is for the anchor, and for what others may empty
-    except BaseException:
-        with kernel.lock:
-            device.let_go(source, pinned)
-        raise
-    with kernel.lock:
-        try:  # once more: another thread may have pinned a page of it meanwhile
-            device.refuse_if_unusable()
-            _refuse_bound(device, source, pinned.start, pinned.start + pinned.size)
-        except BaseException:
-            device.let_go(source, pinned)
-            raise
-        pinned.remember()
-        return device.grant(holder, source, pinned, perms, AddrForm.PER_PAGE)
+            return granted(device, holder, source, pinned, perms, AddrForm.PER_PAGE)
+
+    def check() -> None:  # once more: another thread may have pinned a page of it meanwhile
+        device.refuse_if_unusable()
+        _refuse_bound(device, source, pinned.start, pinned.start + pinned.size)
+
+    # Nothing is absent: this is for the anchor, for a real bus, and for what others may empty.
+    return completed(device, holder, source, pinned, perms, AddrForm.PER_PAGE, check=check)
 
 
 def _reserved(

@@ -1,4 +1,5 @@
-# Why an access was stopped, in the words that a driver's author needs.
+# Why an access was stopped, in the words that a driver's author needs. For every bus that has
+# grants at device addresses of its own.
 #
 # Everything here happens after the fact: an access that goes through never comes here. So it may be
 # slow, and walk what it likes.
@@ -7,7 +8,7 @@ from __future__ import annotations
 from collections import deque
 from functools import partial
 from time import monotonic_ns
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from pinfold import sites
 from pinfold.errors import DmaFault
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from pinfold.bus import FaultLog
-    from pinfold.buses.sim.grant import SimGrant
+    from pinfold.memory.pinned import PinnedRange
     from pinfold.memory.space import Placement
     from pinfold.sites import Site
 
@@ -33,6 +34,17 @@ A tuple, made into a record only when a fault asks: one is made on every unpin.
 """
 
 
+class Placed(Protocol):
+    """A grant that is one run of device addresses."""
+
+    number: int
+    """Counts the grants of the bus, from 1."""
+    start: int
+    stop: int
+    perms: int
+    pinned: PinnedRange
+
+
 class Diagnosis:
     """What one initiator's space knows about an access that it has stopped."""
 
@@ -41,7 +53,7 @@ class Diagnosis:
         initiator: int,
         address_bits: int,
         log: FaultLog,
-        space: Placement[SimGrant],
+        space: Placement[Any],
         guard: int,
         owed: deque[Callable[[], None]],
     ) -> None:
@@ -53,7 +65,23 @@ class Diagnosis:
         self._owed = owed
         self.revoked: deque[Revoked] = deque(maxlen=_KEPT_REVOKED)
 
-    def _record(self, grant: SimGrant) -> GrantRecord:
+    def forget(self, grant: Placed) -> None:
+        """Remember a grant as revoked, by who called the caller's caller."""
+        pinned = grant.pinned
+        self.revoked.append(
+            (
+                grant.number,
+                grant.start,
+                grant.stop,
+                grant.perms,
+                pinned.what,
+                pinned.site,
+                monotonic_ns(),
+                sites.caller(3),
+            )
+        )
+
+    def _record(self, grant: Placed) -> GrantRecord:
         pinned = grant.pinned
         return GrantRecord(
             grant.number,
@@ -64,7 +92,7 @@ class Diagnosis:
             pinned.site,
         )
 
-    def fault(self, address: int, size: int, access: int, grant: SimGrant | None) -> DmaFault:
+    def fault(self, address: int, size: int, access: int, grant: Placed | None) -> DmaFault:
         """Record the fault, and say why in the words a driver's author needs."""
         nearest: GrantRecord | None
         if grant is not None:
@@ -84,6 +112,18 @@ class Diagnosis:
             detail = f"the device has {self._address_bits} address bits"
         else:
             reason, detail, nearest = self._explain_absence(address, size)
+        return self.told(address, size, access, reason, detail, nearest)
+
+    def told(
+        self,
+        address: int,
+        size: int,
+        access: int,
+        reason: FaultReason,
+        detail: str,
+        nearest: GrantRecord | None = None,
+    ) -> DmaFault:
+        """Record a fault whose reason is known; the listeners hear of it after the access."""
         fault = self._log.record(
             initiator=self._initiator,
             access=access,
