@@ -1,0 +1,200 @@
+# The vfio bus: one real PCI device behind a real IOMMU, driven from this process.
+#
+# What it promises: the device reaches what is granted, as it is permitted, and nothing else; the
+# pages are held in place by the kernel itself. What it cannot promise: that a stopped access is
+# noticed. VFIO has no event for it. Where this process may read the kernel's log, `faults` has what
+# the log says, which is the page and the direction, and only a few of them a second.
+#
+# Four things are done at the end, and their order is the safety of everything here:
+#
+#   1 the device loses the bus   2 it is reset   3 grants are revoked   4 the caller unpins
+#
+# A device that is still working when its grants go would fault, or finish into memory that the
+# IOMMU still shows it. Not all devices have a reset, which is why mastering comes first.
+#
+# One bus has one device, because one container has one: another device's grants would be reachable
+# for this one. The initiator is the device's requester id; `requester` says which.
+from __future__ import annotations
+
+import threading
+from itertools import count
+from typing import TYPE_CHECKING, Any
+
+from pinfold.bus import BusLimits, FaultLog
+from pinfold.buses.vfio.device import VfioDevice
+from pinfold.buses.vfio.grant import VfioGrant
+from pinfold.buses.vfio.open import Backend, open_container
+from pinfold.buses.vfio.space import VfioSpace
+from pinfold.errors import InvalidArgs, NotSupported
+from pinfold.host.pci import PciAddress
+from pinfold.memory.hosterrors import each_tried, noted
+from pinfold.memory.locks import LostLock, refuse_inside
+from pinfold.units import PAGE_SIZE, UINT64_MAX, ByteRange
+
+if TYPE_CHECKING:
+    from pinfold.buses.vfio.container import Container
+    from pinfold.memory.physmap import PhysicalMap
+
+__all__ = ["VfioBus", "VfioDevice", "VfioGrant", "VfioSpace", "open_bus"]
+
+
+class VfioBus:
+    """One PCI device behind an IOMMU.
+
+    Args:
+      address: the PCI device; ``lspci -D`` writes it so.
+      backend: ``type1`` or ``iommufd``; by default whichever this machine has.
+
+    Raises: as `pinfold.buses.vfio.open.open_container`.
+    """
+
+    def __init__(self, address: str, *, backend: Backend | None = None) -> None:
+        self.container: Container = open_container(address, backend=backend)
+        """What maps for it."""
+        try:
+            parsed = PciAddress.parse(address)
+            self._requester = parsed.requester if parsed is not None else 0
+            self.page_sizes = self.container.page_sizes()
+            """Bytes in each kind of page that the IOMMU has, ascending."""
+            self._limits = self._read_limits()
+            self._device = VfioDevice(str(parsed), self.container.open_device())
+        except BaseException as error:
+            with noted("closing the container", error):
+                self.container.close()
+            raise
+        self._faults = FaultLog()
+        self._space: VfioSpace | None = None
+        self._closed = False
+        self.numbers = count(1)
+        """Numbers for grants."""
+        self._lock: threading.RLock | LostLock = threading.RLock()
+
+    def _read_limits(self) -> BusLimits:
+        smallest = min(self.page_sizes)
+        if smallest > PAGE_SIZE:
+            raise NotSupported(
+                "the IOMMU's smallest page is larger than the machine's",
+                asked=PAGE_SIZE,
+                limit=smallest,
+            )
+        # Address 0 is not given out: it is what a register says that was never written.
+        ranges = self.container.ranges() or (ByteRange(0, UINT64_MAX + 1),)
+        usable = [
+            ByteRange(max(low + PAGE_SIZE - 1 & -PAGE_SIZE, PAGE_SIZE), high & -PAGE_SIZE)
+            for low, high in ranges
+        ]
+        return BusLimits(
+            page_size=PAGE_SIZE,
+            minimum_contiguity=PAGE_SIZE,
+            apertures=tuple(window for window in usable if window.start < window.stop),
+            max_grant=None,
+            max_grants=self.container.limit(),
+            isolates=True,
+            anchor=self.container.anchor,
+        )
+
+    @property
+    def name(self) -> str:
+        """``vfio``."""
+        return "vfio"
+
+    @property
+    def requester(self) -> int:
+        """The device's requester id, which is the initiator's number: 0x20 for 00:04.0."""
+        return self._requester
+
+    @property
+    def limits(self) -> BusLimits:
+        """What it promises, as the kernel says."""
+        return self._limits
+
+    @property
+    def faults(self) -> FaultLog:
+        """What the kernel's log says of this device since the bus was opened."""
+        return self._faults
+
+    @property
+    def device(self) -> VfioDevice:
+        """The device."""
+        return self._device
+
+    def attach(self, initiator: int, *, address_bits: int = 64) -> VfioSpace:
+        """See `pinfold.bus.Bus.attach`. Lets the device master the bus.
+
+        Raises: as there, and HostError: mastering could not be switched on.
+        """
+        if initiator != self._requester:
+            raise InvalidArgs(
+                f"the device of this bus is initiator {self._requester:#x}, its requester id",
+                asked=initiator,
+                available=self._requester,
+                remedy="use the bus's `requester`",
+            )
+        with self._lock:
+            space = self._space
+            if space is None:
+                space = VfioSpace(self, initiator, address_bits)
+            elif space.address_bits != address_bits:
+                raise InvalidArgs(
+                    f"initiator {initiator:#x} is attached with {space.address_bits} address bits",
+                    asked=address_bits,
+                )
+            self._device.start()
+            self._space = space
+            space.users += 1
+            space.driving += 1
+            return space
+
+    def detach(self, space: VfioSpace) -> None:
+        """One user of the space is done. Raises `Unavailable` in a finaliser inside `attach`."""
+        refuse_inside(self._lock)
+        with self._lock:
+            space.users -= 1
+            if not space.users and not space.live_grants():
+                self._space = None
+
+    def revoked(self, grant: VfioGrant) -> None:
+        """A grant is gone."""
+
+    def close(self) -> None:
+        """Stop the device, revoke what is live, and give everything back. Twice is once.
+
+        Raises:
+          HostError, BadState: the first refusal. What could not be revoked ends with the container,
+            when the last descriptor of it is closed.
+        """
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+            space = self._space
+        each_tried(
+            [
+                self._device.stop,
+                *(
+                    (lambda grant=grant, space=space: space.revoke(grant))
+                    for grant in (space.live_grants() if space is not None else ())
+                ),
+                self._device.close,
+                self.container.close,
+            ]
+        )
+
+    def abandon(self) -> None:
+        """See `pinfold.bus.Bus.abandon`: the child's copies of the descriptors are closed."""
+        self._lock = LostLock()
+        self._closed = True
+        if self._space is not None:
+            self._space.abandon()
+        self._device.abandon()
+        self.container.abandon()
+
+
+def open_bus(physical: PhysicalMap, **options: Any) -> VfioBus:
+    """What `pinfold.open_bus("vfio:0000:00:04.0")` calls; device addresses are the IOMMU's."""
+    del physical
+    if "address" not in options:
+        raise InvalidArgs(
+            "the vfio bus is one device's", remedy='name it: open_bus("vfio:0000:00:04.0")'
+        )
+    return VfioBus(**options)

@@ -1,0 +1,149 @@
+# The configuration space of a real device, as VFIO lets it be seen.
+#
+# VFIO shows some of it as it is, keeps some of it for itself, and ignores writes to what would
+# harm the host: a BAR's address, for one, is what this process wrote and not where the BAR is.
+#
+# Source: PCI Local Bus Specification 3.0, section 6.1; <linux/pci_regs.h>.
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from pinfold.errors import BadState, HostError, InvalidArgs, OutOfRange, WrongProcess
+from pinfold.host import abi_vfio as abi
+from pinfold.host import vfio
+from pinfold.memory.hosterrors import translated
+
+if TYPE_CHECKING:
+    from pinfold.host.vfio import RegionInfo
+
+
+class Capability(NamedTuple):
+    """One capability of the standard list."""
+
+    id: int
+    """PCI_CAP_ID_*: 1 power management, 5 MSI, 0x10 PCI Express, 0x11 MSI-X."""
+    offset: int
+    """Where it is in the configuration space."""
+
+
+class ConfigSpace:
+    """The configuration space of one device. Accesses are of 1, 2 or 4 bytes, and aligned.
+
+    After the bus is closed every access raises `BadState`; in a forked child, `WrongProcess`.
+    """
+
+    def __init__(self, device: int, region: RegionInfo) -> None:
+        self._fd = device
+        self._region = region
+        self._refusal: type[BadState] | None = None
+
+    @property
+    def size(self) -> int:
+        """Bytes: 256, or 4096 on PCI Express."""
+        return self._region.size
+
+    @property
+    def vendor(self) -> int:
+        """The vendor's number."""
+        return self.read16(abi.PCI_VENDOR_ID)
+
+    @property
+    def device(self) -> int:
+        """The vendor's number for the device."""
+        return self.read16(abi.PCI_DEVICE_ID)
+
+    @property
+    def master(self) -> bool:
+        """True while the device may master the bus: read and write memory."""
+        return bool(self.read16(abi.PCI_COMMAND) & abi.PCI_COMMAND_MASTER)
+
+    def set_master(self, allowed: bool) -> None:  # noqa: FBT001 - the one thing it says
+        """Let the device master the bus and answer to memory accesses, or master it no more."""
+        command = self.read16(abi.PCI_COMMAND)
+        if allowed:
+            command |= abi.PCI_COMMAND_MASTER | abi.PCI_COMMAND_MEMORY
+        else:
+            command &= ~abi.PCI_COMMAND_MASTER
+        self.write16(abi.PCI_COMMAND, command)
+
+    def capabilities(self) -> tuple[Capability, ...]:
+        """The standard list, in the device's order."""
+        if not self.read16(abi.PCI_STATUS) & abi.PCI_STATUS_CAP_LIST:
+            return ()
+        found: list[Capability] = []
+        at = self.read8(abi.PCI_CAPABILITY_LIST) & ~3
+        # A list that runs in a circle ends where there is no room for more.
+        most = (abi.PCI_CFG_SPACE_SIZE - abi.PCI_STD_HEADER_SIZEOF) // 4
+        while at >= abi.PCI_STD_HEADER_SIZEOF and len(found) < most:
+            found.append(Capability(self.read8(at), at))
+            at = self.read8(at + abi.PCI_CAP_LIST_NEXT) & ~3
+        return tuple(found)
+
+    def read8(self, offset: int) -> int:
+        """One byte. Raises OutOfRange: it leaves the space; HostError: the kernel refused."""
+        return self._read(offset, 1)
+
+    def read16(self, offset: int) -> int:
+        """Two bytes. Raises as `read8`, and InvalidArgs: not aligned."""
+        return self._read(offset, 2)
+
+    def read32(self, offset: int) -> int:
+        """Four bytes. Raises as `read16`."""
+        return self._read(offset, 4)
+
+    def write8(self, offset: int, value: int) -> None:
+        """One byte. Raises as `read8`, and InvalidArgs: the value does not fit."""
+        self._write(offset, 1, value)
+
+    def write16(self, offset: int, value: int) -> None:
+        """Two bytes. Raises as `write8`, and InvalidArgs: not aligned."""
+        self._write(offset, 2, value)
+
+    def write32(self, offset: int, value: int) -> None:
+        """Four bytes. Raises as `write16`."""
+        self._write(offset, 4, value)
+
+    def _read(self, offset: int, width: int) -> int:
+        self._check(offset, width)
+        with translated(f"read the configuration at {offset:#x}", asked=width):
+            data = vfio.read_region(self._fd, self._region.offset + offset, width)
+        if len(data) != width:
+            raise _short(offset)
+        return int.from_bytes(data, "little")
+
+    def _write(self, offset: int, width: int, value: int) -> None:
+        self._check(offset, width)
+        if not 0 <= value < 1 << 8 * width:
+            raise InvalidArgs(f"a value of {width} byte(s), not negative", asked=value)
+        with translated(f"write the configuration at {offset:#x}", asked=width):
+            data = value.to_bytes(width, "little")
+            done = vfio.write_region(self._fd, self._region.offset + offset, data)
+        if done != width:
+            raise _short(offset)
+
+    def _check(self, offset: int, width: int) -> None:
+        if self._refusal is not None:
+            raise self._refusal("the device was given back with its bus")
+        if not 0 <= offset <= self._region.size - width:
+            raise OutOfRange(
+                f"{width} byte(s) leave the configuration space",
+                asked=offset,
+                limit=self._region.size,
+            )
+        if offset % width:
+            raise InvalidArgs(
+                f"an access of {width} bytes is aligned to them", asked=offset, limit=width
+            )
+
+    def close(self) -> None:
+        """The descriptor is about to be closed."""
+        self._refusal = self._refusal or BadState
+
+    def abandon(self) -> None:
+        """In a forked child."""
+        self._refusal = WrongProcess
+
+
+def _short(offset: int) -> HostError:
+    error = OSError(5, "the kernel moved fewer bytes than asked")
+    return HostError(f"the configuration at {offset:#x}", error)

@@ -1,0 +1,221 @@
+# The device's address space on the vfio bus: placing grants, and having the kernel map them.
+#
+#   grant   an address is taken, THEN the kernel maps
+#   revoke  the kernel unmaps, THEN the address is given back
+#
+# Swapped, two grants could meet at one address. The address itself is not given out again until the
+# space has been walked once, and a page stays free after every grant: a device that comes too late
+# or runs too far meets nothing, as on `sim`.
+#
+# Locks: `VfioSpace.lock` for the table of grants, never held while the kernel maps or unmaps, which
+# takes long; each grant's own while it is being unmapped. Order: the kernel object's (if the caller
+# has it), then a grant's, then the table's.
+from __future__ import annotations
+
+import threading
+from collections import deque
+from typing import TYPE_CHECKING, Final
+
+from pinfold.bus import Extent, out_of_reach_text, reach
+from pinfold.buses.vfio.grant import VfioGrant
+from pinfold.errors import InvalidArgs, LimitReached, NotSupported, OutOfReach
+from pinfold.memory.locks import LostLock, held_by_this_thread, refuse_inside
+from pinfold.memory.space import Placement
+from pinfold.rights import Perm
+from pinfold.units import ByteRange, DevVa, human_size
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pinfold.bus import BusMaster, Grant, PinnedRange
+    from pinfold.buses.vfio import VfioBus
+    from pinfold.buses.vfio.device import VfioDevice
+
+_SMALLEST_HUGE: Final = 1 << 21
+"""Bytes from which an alignment to the IOMMU's larger pages is tried: two levels of its tables."""
+
+
+class VfioSpace:
+    """The one device of a vfio bus, with so many address bits."""
+
+    def __init__(self, bus: VfioBus, initiator: int, address_bits: int) -> None:
+        top = reach(address_bits)
+        apertures = [
+            (low, min(high, top)) for low, high in bus.limits.apertures if low < min(high, top)
+        ]
+        if not apertures:
+            raise InvalidArgs(
+                f"a device with {address_bits} address bits reaches none of the IOMMU's addresses",
+                asked=address_bits,
+                limit=bus.limits.apertures[0].start,
+            )
+        self._bus = bus
+        self._initiator = initiator
+        self._address_bits = address_bits
+        self.users = 0
+        """Authorities that have not left."""
+        self.driving = 0
+        """Those of them that somebody has a handle to."""
+        page = bus.limits.page_size
+        self._space: Placement[VfioGrant] = Placement(apertures, guard=page)
+        self._aligns = [
+            *(size for size in sorted(bus.page_sizes, reverse=True) if size >= _SMALLEST_HUGE),
+            page,
+        ]
+        self.lock: threading.RLock | LostLock = threading.RLock()
+        self._owed: deque[Callable[[], None]] = deque()
+
+    @property
+    def initiator(self) -> int:
+        """The device's requester id."""
+        return self._initiator
+
+    @property
+    def address_bits(self) -> int:
+        """How many address bits the device has, as the caller said."""
+        return self._address_bits
+
+    # Granting -----------------------------------------------------------------------------------
+
+    def grant(self, pinned: PinnedRange, perms: int) -> Grant:
+        """See `pinfold.bus.DeviceSpace.grant`.
+
+        Raises: as there, and as `Container.map`; NotSupported for EXECUTE.
+        """
+        if perms & Perm.EXECUTE:
+            raise NotSupported(
+                "an IOMMU under VFIO does not tell a fetch from a read",
+                asked=perms,
+                remedy="pin with READ, if the device may read what it executes",
+            )
+        grant = VfioGrant(pinned, perms, next(self._bus.numbers))
+        try:
+            with self.lock:
+                self._place(grant, pinned.size)
+            try:
+                self._bus.container.map(pinned, grant.start, perms)
+            except BaseException:
+                with self.lock:
+                    self._space.remove(grant.start)
+                raise
+            grant.live = True
+        finally:
+            self._settle()
+        return grant
+
+    def _place(self, grant: VfioGrant, size: int) -> None:
+        """Take an address, on a border of the IOMMU's larger pages where that can be."""
+        for align in self._aligns:
+            if size < align and align != self._aligns[-1]:
+                continue
+            start = self._space.place(size, align, grant)
+            if start is not None:
+                grant.start, grant.stop = start, start + size
+                return
+        raise self._no_room(size)
+
+    def revoke(self, grant: Grant) -> None:
+        """See `pinfold.bus.DeviceSpace.revoke`. Raises as `Container.unmap`."""
+        if not isinstance(grant, VfioGrant):
+            raise InvalidArgs("a grant of another bus")
+        refuse_inside(self.lock)
+        refuse_inside(grant.lock)
+        try:
+            with self.lock:  # in a forked child this raises
+                pass
+            with grant.lock:
+                if not grant.live:  # revoking again is allowed
+                    return
+                self._bus.container.unmap(grant.start, grant.stop - grant.start)
+                grant.live = False
+                with self.lock:
+                    self._space.remove(grant.start)
+            self._bus.revoked(grant)
+        finally:
+            self._settle()
+
+    def live_grants(self) -> list[Grant]:
+        """The grants that are live, by address."""
+        with self.lock:
+            return [grant for _, _, grant in self._space.blocks if grant.live]
+
+    def around(self, address: int) -> tuple[VfioGrant | None, VfioGrant | None]:
+        """The grant at or below a device address, and the one above it; for fault records."""
+        with self.lock:
+            below, above = (
+                self._space.blocks.at_or_below(address),
+                self._space.blocks.above(address),
+            )
+        return below and below[2], above and above[2]
+
+    def notify_idle(self, settle: Callable[[], None]) -> None:
+        """See `pinfold.bus.DeviceSpace.notify_idle`."""
+        self._owed.append(settle)
+
+    def _settle(self) -> None:
+        """What finalisers left while this thread had a lock of ours."""
+        while self._owed and not held_by_this_thread(self.lock):
+            try:
+                act = self._owed.popleft()
+            except IndexError:  # another thread was quicker
+                return
+            act()
+
+    # The device ---------------------------------------------------------------------------------
+
+    def master(self) -> BusMaster:
+        """Raises NotSupported: the device is real."""
+        raise NotSupported(
+            "the device behind this authority is real, and no program", remedy="use device()"
+        )
+
+    def device(self) -> VfioDevice:
+        """The device: its registers, configuration space and interrupts."""
+        return self._bus.device
+
+    def quiesce(self) -> None:
+        """Nobody drives the device any more: bus mastering off, then reset."""
+        self.driving -= 1
+        if not self.driving:
+            self._bus.device.stop()
+
+    def close(self) -> None:
+        """One user is done. Raises `Unavailable` in a finaliser inside a call of its thread."""
+        refuse_inside(self.lock)
+        self._bus.detach(self)
+
+    def abandon(self) -> None:
+        """In a forked child: every use raises."""
+        self.lock = LostLock()
+
+    # Refusals -----------------------------------------------------------------------------------
+
+    def _no_room(self, size: int) -> LimitReached:
+        """There is no room for the device; perhaps there would be for one that reaches further."""
+        top = reach(self._address_bits)
+        beyond = next(
+            (
+                ByteRange(max(low, top), high)
+                for low, high in self._bus.limits.apertures
+                if high - max(low, top) >= size
+            ),
+            None,
+        )
+        if beyond is not None:
+            extent = Extent(DevVa(beyond.start), 0, size)
+            return OutOfReach(
+                f"{out_of_reach_text(extent, self._address_bits)}; below, "
+                f"{len(self._space.blocks)} live grant(s) leave "
+                f"{human_size(self._space.largest_gap())} in one piece",
+                extent=extent,
+                limit=top,
+                remedy="unpin something, or pin smaller ranges",
+            )
+        return LimitReached(
+            f"the IOMMU has no room for the extent of {human_size(size)}",
+            asked=size,
+            available=self._space.largest_gap(),
+            limit=self._space.size,
+            holder=f"{len(self._space.blocks)} live grant(s)",
+            remedy="unpin something, or pin smaller ranges",
+        )

@@ -1,0 +1,73 @@
+# Numbers of VFIO and of the PCI configuration space, each group with its header's name.
+#
+# A test compares them with the headers of the machine (tests/abi/test_vfio.py).
+from __future__ import annotations
+
+from typing import Final
+
+# <linux/vfio.h>: the requests; type ';', number 100 + n, no size in them
+VFIO_API_VERSION: Final = 0
+VFIO_GET_API_VERSION: Final = 0x3B64
+VFIO_CHECK_EXTENSION: Final = 0x3B65
+VFIO_SET_IOMMU: Final = 0x3B66
+VFIO_GROUP_GET_STATUS: Final = 0x3B67
+VFIO_GROUP_SET_CONTAINER: Final = 0x3B68
+VFIO_GROUP_GET_DEVICE_FD: Final = 0x3B6A
+VFIO_DEVICE_GET_INFO: Final = 0x3B6B
+VFIO_DEVICE_GET_REGION_INFO: Final = 0x3B6C
+VFIO_DEVICE_GET_IRQ_INFO: Final = 0x3B6D
+VFIO_DEVICE_SET_IRQS: Final = 0x3B6E
+VFIO_DEVICE_RESET: Final = 0x3B6F
+VFIO_IOMMU_GET_INFO: Final = 0x3B70
+VFIO_IOMMU_MAP_DMA: Final = 0x3B71
+VFIO_IOMMU_UNMAP_DMA: Final = 0x3B72
+
+# <linux/vfio.h>: what can be in a container
+VFIO_TYPE1v2_IOMMU: Final = 3
+
+# <linux/vfio.h>: flags
+VFIO_GROUP_FLAGS_VIABLE: Final = 0x1
+VFIO_GROUP_FLAGS_CONTAINER_SET: Final = 0x2
+VFIO_DEVICE_FLAGS_RESET: Final = 0x1
+VFIO_DEVICE_FLAGS_PCI: Final = 0x2
+VFIO_REGION_INFO_FLAG_READ: Final = 0x1
+VFIO_REGION_INFO_FLAG_WRITE: Final = 0x2
+VFIO_REGION_INFO_FLAG_MMAP: Final = 0x4
+VFIO_REGION_INFO_FLAG_CAPS: Final = 0x8
+VFIO_REGION_INFO_CAP_SPARSE_MMAP: Final = 1
+VFIO_IRQ_INFO_EVENTFD: Final = 0x1
+VFIO_IRQ_INFO_MASKABLE: Final = 0x2
+VFIO_IRQ_INFO_AUTOMASKED: Final = 0x4
+VFIO_IRQ_INFO_NORESIZE: Final = 0x8
+VFIO_IRQ_SET_DATA_NONE: Final = 0x1
+VFIO_IRQ_SET_DATA_EVENTFD: Final = 0x4
+VFIO_IRQ_SET_ACTION_MASK: Final = 0x8
+VFIO_IRQ_SET_ACTION_UNMASK: Final = 0x10
+VFIO_IRQ_SET_ACTION_TRIGGER: Final = 0x20
+VFIO_IOMMU_INFO_PGSIZES: Final = 0x1
+VFIO_IOMMU_INFO_CAPS: Final = 0x2
+VFIO_IOMMU_TYPE1_INFO_CAP_IOVA_RANGE: Final = 1
+VFIO_IOMMU_TYPE1_INFO_DMA_AVAIL: Final = 3
+VFIO_DMA_MAP_FLAG_READ: Final = 0x1
+VFIO_DMA_MAP_FLAG_WRITE: Final = 0x2
+
+# <linux/vfio.h>: regions and interrupts of a PCI device
+VFIO_PCI_BAR0_REGION_INDEX: Final = 0
+VFIO_PCI_BAR5_REGION_INDEX: Final = 5
+VFIO_PCI_CONFIG_REGION_INDEX: Final = 7
+VFIO_PCI_INTX_IRQ_INDEX: Final = 0
+VFIO_PCI_MSI_IRQ_INDEX: Final = 1
+VFIO_PCI_MSIX_IRQ_INDEX: Final = 2
+
+# <linux/pci_regs.h>
+PCI_VENDOR_ID: Final = 0x00
+PCI_DEVICE_ID: Final = 0x02
+PCI_COMMAND: Final = 0x04
+PCI_COMMAND_MEMORY: Final = 0x2
+PCI_COMMAND_MASTER: Final = 0x4
+PCI_STATUS: Final = 0x06
+PCI_STATUS_CAP_LIST: Final = 0x10
+PCI_CAPABILITY_LIST: Final = 0x34
+PCI_CAP_LIST_NEXT: Final = 1
+PCI_STD_HEADER_SIZEOF: Final = 64
+PCI_CFG_SPACE_SIZE: Final = 256
