@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 from tests.rig import boot, images
-from tests.rig.kernel import Kernel
+from tests.rig.kernels import Kernel
 from tests.rig.machine import DEVICES, Machine
 from tests.rig.tools import RigError, say
 

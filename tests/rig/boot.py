@@ -50,7 +50,7 @@ _BOOT_SECONDS = 120
 _END_SECONDS = 60
 _USER = 1000
 _READY = b"rig: ready"
-_FAILED = b"rig: FAILED: "
+_FAILED = "rig: FAILED: "
 
 
 @dataclass(frozen=True)
@@ -197,13 +197,11 @@ def run(images: Images, job: Job, machine: Machine, out: Path) -> int:
         return status
     when = "while the command ran" if seen.ready else "before it was ready"
     how = "hung" if seen.late else "died"
-    told = bytes(seen.console)
-    why = told.partition(_FAILED)[2].partition(b"\n")[0].decode(errors="replace").strip()
-    raise RigError(
-        f"the guest {how} {when}{': ' + why if why else ''}\n"
-        f"kernel: {images.release}; logs: {out}\n"
-        f"{said[:2000]}{told[-3000:].decode(errors='replace')}"
-    )
+    told = bytes(seen.console).decode(errors="replace")
+    why = told.partition(_FAILED)[2].partition("\n")[0].strip()
+    # With its own words for it, the whole log is for whoever wants to look.
+    rest = f": {why}" if why else f"\n{said[:2000]}{told[-3000:]}"
+    raise RigError(f"the guest {how} {when} ({images.release}; logs in {out}){rest}")
 
 
 def _watch(machine: Machine, images: Images, work: Path, seconds: int, log: Path) -> _Watched:

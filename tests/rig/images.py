@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tests.rig import initramfs, root
-from tests.rig.kernel import WANTED, Kernel, debian
+from tests.rig.kernels import WANTED, Kernel, debian
 from tests.rig.tools import say
 
 if TYPE_CHECKING:

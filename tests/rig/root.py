@@ -142,7 +142,7 @@ class Stage:
             self.put(configuration)
         for made in distributions().values():
             for file in made.files or ():
-                path = Path(os.path.normpath(made.locate_file(file).__fspath__()))
+                path = Path(os.path.normpath(str(made.locate_file(file))))
                 if (
                     not _LEFT_OUT.intersection(file.parts)
                     and path.suffix != ".pyc"
