@@ -167,7 +167,7 @@ FIOCLEX: Final = 0x5451  # close on exec: harmless, and any file takes it
 
 NO_CALL: Final = {
     *("set_interceptor", "memmove", "memset", "buffer_at", "address_of"),
-    *("declare", "refused", "unfit"),
+    *("declare", "declare_syscall", "refused", "unfit"),
 }
 """Functions of the seam that make no call that could fail."""
 

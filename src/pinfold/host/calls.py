@@ -66,6 +66,15 @@ def declare(name: str, result: Any, *arguments: Any) -> Any:
     return function
 
 
+def declare_syscall(*arguments: Any) -> Any:
+    """syscall(2) with the types of what follows its number, for calls without a wrapper in the C
+    library. For this room."""
+    function = ctypes.CDLL(None, use_errno=True).syscall  # its own: types are kept by function
+    function.restype = ctypes.c_long
+    function.argtypes = (ctypes.c_long, *arguments)
+    return function
+
+
 _c_mmap = declare(
     "mmap",
     ctypes.c_void_p,
