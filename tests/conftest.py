@@ -15,6 +15,8 @@ from pinfold.testing import HostState, check_books
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+pytest_plugins = ["tests.vfio.plugin"]
+
 # Derandomised: what CI runs today it runs tomorrow. `--hypothesis-profile=long` goes further.
 settings.register_profile(
     "ci", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow]
