@@ -94,25 +94,27 @@ class Diagnosis:
 
     def fault(self, address: int, size: int, access: int, grant: Placed | None) -> DmaFault:
         """Record the fault, and say why in the words a driver's author needs."""
-        nearest: GrantRecord | None
+        return self.told(address, size, access, *self.explain(address, size, access, grant))
+
+    def explain(
+        self, address: int, size: int, access: int, grant: Placed | None
+    ) -> tuple[FaultReason, str, GrantRecord | None]:
+        """Why an access was stopped: the reason, its facts, and the grant that was meant."""
         if grant is not None:
             nearest = self._record(grant)
             if address + size > grant.stop:
                 past = address + size - grant.stop
-                reason = FaultReason.BEYOND_END
                 detail = f"{past} byte(s) beyond the end of grant {grant.number} at {grant.stop:#x}"
-            else:
-                reason = FaultReason.NOT_PERMITTED
-                detail = (
-                    f"grant {grant.number} permits {describe_perms(grant.perms)}, "
-                    f"not {describe_perms(access)}"
-                )
-        elif address >> self._address_bits or address < 0:
-            reason, nearest = FaultReason.OUT_OF_REACH, None
+                return FaultReason.BEYOND_END, detail, nearest
+            detail = (
+                f"grant {grant.number} permits {describe_perms(grant.perms)}, "
+                f"not {describe_perms(access)}"
+            )
+            return FaultReason.NOT_PERMITTED, detail, nearest
+        if address >> self._address_bits or address < 0:
             detail = f"the device has {self._address_bits} address bits"
-        else:
-            reason, detail, nearest = self._explain_absence(address, size)
-        return self.told(address, size, access, reason, detail, nearest)
+            return FaultReason.OUT_OF_REACH, detail, None
+        return self._explain_absence(address, size)
 
     def told(
         self,

@@ -20,19 +20,21 @@ import threading
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
-from pinfold.bus import BusLimits, FaultLog
+from pinfold.bus import BusLimits
 from pinfold.buses.vfio.device import VfioDevice
+from pinfold.buses.vfio.faults import KernelFaultLog
 from pinfold.buses.vfio.grant import VfioGrant
-from pinfold.buses.vfio.open import Backend, open_container
+from pinfold.buses.vfio.open import Backend, open_container, parse_address
 from pinfold.buses.vfio.space import VfioSpace
 from pinfold.errors import InvalidArgs, NotSupported
-from pinfold.host.pci import PciAddress
+from pinfold.faults import FaultReason
 from pinfold.memory.hosterrors import each_tried, noted
 from pinfold.memory.locks import LostLock, refuse_inside
 from pinfold.units import PAGE_SIZE, UINT64_MAX, ByteRange
 
 if TYPE_CHECKING:
     from pinfold.buses.vfio.container import Container
+    from pinfold.faults import GrantRecord
     from pinfold.memory.physmap import PhysicalMap
 
 __all__ = ["VfioBus", "VfioDevice", "VfioGrant", "VfioSpace", "open_bus"]
@@ -49,11 +51,11 @@ class VfioBus:
     """
 
     def __init__(self, address: str, *, backend: Backend | None = None) -> None:
+        parsed = parse_address(address)
         self.container: Container = open_container(address, backend=backend)
         """What maps for it."""
+        self._requester = parsed.requester
         try:
-            parsed = PciAddress.parse(address)
-            self._requester = parsed.requester if parsed is not None else 0
             self.page_sizes = self.container.page_sizes()
             """Bytes in each kind of page that the IOMMU has, ascending."""
             self._limits = self._read_limits()
@@ -62,8 +64,8 @@ class VfioBus:
             with noted("closing the container", error):
                 self.container.close()
             raise
-        self._faults = FaultLog()
         self._space: VfioSpace | None = None
+        self._faults = KernelFaultLog(parsed, self._explain)
         self._closed = False
         self.numbers = count(1)
         """Numbers for grants."""
@@ -109,7 +111,7 @@ class VfioBus:
         return self._limits
 
     @property
-    def faults(self) -> FaultLog:
+    def faults(self) -> KernelFaultLog:
         """What the kernel's log says of this device since the bus was opened."""
         return self._faults
 
@@ -132,7 +134,7 @@ class VfioBus:
             )
         with self._lock:
             space = self._space
-            if space is None:
+            if space is None or (space.address_bits != address_bits and space.idle):
                 space = VfioSpace(self, initiator, address_bits)
             elif space.address_bits != address_bits:
                 raise InvalidArgs(
@@ -146,15 +148,20 @@ class VfioBus:
             return space
 
     def detach(self, space: VfioSpace) -> None:
-        """One user of the space is done. Raises `Unavailable` in a finaliser inside `attach`."""
+        """One user of the space is done. Raises `Unavailable` in a finaliser inside `attach`.
+
+        The space stays: it knows what was granted last, and which addresses were given out.
+        """
         refuse_inside(self._lock)
         with self._lock:
             space.users -= 1
-            if not space.users and not space.live_grants():
-                self._space = None
 
-    def revoked(self, grant: VfioGrant) -> None:
-        """A grant is gone."""
+    def _explain(self, page: int, access: int) -> tuple[FaultReason, str, GrantRecord | None]:
+        """Why an access was stopped."""
+        space = self._space
+        if space is None:
+            return FaultReason.NOTHING_THERE, "nothing is granted to this device", None
+        return space.explain(page, access)
 
     def close(self) -> None:
         """Stop the device, revoke what is live, and give everything back. Twice is once.
@@ -177,6 +184,7 @@ class VfioBus:
                 ),
                 self._device.close,
                 self.container.close,
+                self._faults.close,
             ]
         )
 
@@ -188,6 +196,7 @@ class VfioBus:
             self._space.abandon()
         self._device.abandon()
         self.container.abandon()
+        self._faults.abandon()
 
 
 def open_bus(physical: PhysicalMap, **options: Any) -> VfioBus:

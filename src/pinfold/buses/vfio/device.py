@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from pinfold.buses.vfio.bar import VfioBar
 from pinfold.buses.vfio.config import ConfigSpace
+from pinfold.buses.vfio.interrupts import DeviceInterrupts
 from pinfold.errors import BadState, InvalidArgs, NotFound, NotSupported, WrongProcess
 from pinfold.host import abi_vfio as abi
 from pinfold.host import calls, vfio
@@ -45,6 +46,8 @@ class VfioDevice:
             raise
         self.config = ConfigSpace(fd, region)
         """Its configuration space."""
+        self.interrupts = DeviceInterrupts(address, fd)
+        """Its interrupts."""
 
     def bar(self, index: int) -> VfioBar:
         """A memory BAR; the same object each time. It is valid until the bus is closed.
@@ -113,7 +116,8 @@ class VfioDevice:
                 return
             self._refusal = BadState
             self.config.close()
-            each_tried([*(bar.close for bar in self._bars.values()), self._close_fd])
+            bars = [bar.close for bar in self._bars.values()]
+            each_tried([self.interrupts.close, *bars, self._close_fd])
 
     def _close_fd(self) -> None:
         with translated("close the device"):
@@ -123,6 +127,7 @@ class VfioDevice:
         """In a forked child: close the child's copy of the descriptor."""
         closed, self._refusal = self._refusal is not None, WrongProcess
         self.config.abandon()
+        self.interrupts.abandon()
         for bar in self._bars.values():
             bar.abandon()
         if not closed:

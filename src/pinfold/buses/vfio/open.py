@@ -25,6 +25,16 @@ IOMMUFD: Final = "/dev/iommu"
 _DRIVER: Final = "vfio-pci"
 
 
+def parse_address(address: str) -> pci.PciAddress:
+    """Where a PCI function is. Raises InvalidArgs: that is no PCI address."""
+    parsed = pci.PciAddress.parse(address)
+    if parsed is None:
+        raise InvalidArgs(
+            f"{address!r} is no PCI address", remedy="write it as lspci -D does: 0000:00:04.0"
+        )
+    return parsed
+
+
 def find_device(address: str) -> PciDevice:
     """The PCI function at ``address``, bound to vfio-pci and behind an IOMMU.
 
@@ -35,11 +45,7 @@ def find_device(address: str) -> PciDevice:
       BadState: another driver has it (``.remedy`` has the commands).
       HostError: the kernel does not let it be looked at.
     """
-    parsed = pci.PciAddress.parse(address)
-    if parsed is None:
-        raise InvalidArgs(
-            f"{address!r} is no PCI address", remedy="write it as lspci -D does: 0000:00:04.0"
-        )
+    parsed = parse_address(address)
     with translated(f"look at PCI device {parsed}"):
         device = pci.look(parsed)
         if device is None:

@@ -17,8 +17,10 @@ from collections import deque
 from typing import TYPE_CHECKING, Final
 
 from pinfold.bus import Extent, out_of_reach_text, reach
+from pinfold.buses.diagnosis import Diagnosis
 from pinfold.buses.vfio.grant import VfioGrant
 from pinfold.errors import InvalidArgs, LimitReached, NotSupported, OutOfReach
+from pinfold.faults import FaultReason
 from pinfold.memory.locks import LostLock, held_by_this_thread, refuse_inside
 from pinfold.memory.space import Placement
 from pinfold.rights import Perm
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
     from pinfold.bus import BusMaster, Grant, PinnedRange
     from pinfold.buses.vfio import VfioBus
     from pinfold.buses.vfio.device import VfioDevice
+    from pinfold.faults import GrantRecord
 
 _SMALLEST_HUGE: Final = 1 << 21
 """Bytes from which an alignment to the IOMMU's larger pages is tried: two levels of its tables."""
@@ -64,6 +67,9 @@ class VfioSpace:
         ]
         self.lock: threading.RLock | LostLock = threading.RLock()
         self._owed: deque[Callable[[], None]] = deque()
+        self._diagnosis = Diagnosis(
+            initiator, address_bits, bus.faults, self._space, page, self._owed
+        )
 
     @property
     def initiator(self) -> int:
@@ -74,6 +80,11 @@ class VfioSpace:
     def address_bits(self) -> int:
         """How many address bits the device has, as the caller said."""
         return self._address_bits
+
+    @property
+    def idle(self) -> bool:
+        """True while nobody has an authority for the device, and nothing is granted to it."""
+        return not self.users and not self.live_grants()
 
     # Granting -----------------------------------------------------------------------------------
 
@@ -130,7 +141,7 @@ class VfioSpace:
                 grant.live = False
                 with self.lock:
                     self._space.remove(grant.start)
-            self._bus.revoked(grant)
+                    self._diagnosis.forget(grant)
         finally:
             self._settle()
 
@@ -139,14 +150,15 @@ class VfioSpace:
         with self.lock:
             return [grant for _, _, grant in self._space.blocks if grant.live]
 
-    def around(self, address: int) -> tuple[VfioGrant | None, VfioGrant | None]:
-        """The grant at or below a device address, and the one above it; for fault records."""
+    def explain(self, page: int, access: int) -> tuple[FaultReason, str, GrantRecord | None]:
+        """Why the IOMMU stopped an access to a page: as it looks now, which is later."""
         with self.lock:
-            below, above = (
-                self._space.blocks.at_or_below(address),
-                self._space.blocks.above(address),
-            )
-        return below and below[2], above and above[2]
+            found = self._space.blocks.find(page)
+            grant = None if found is None else found[2]
+            if grant is not None and grant.perms & access:
+                detail = f"nothing was granted there then; grant {grant.number} is now"
+                return FaultReason.NOTHING_THERE, detail, None
+            return self._diagnosis.explain(page, 1, access, grant)
 
     def notify_idle(self, settle: Callable[[], None]) -> None:
         """See `pinfold.bus.DeviceSpace.notify_idle`."""

@@ -1,0 +1,188 @@
+# What the IOMMU stopped, as far as the kernel's log says.
+#
+# VFIO tells a program nothing of a stopped access. The IOMMU's driver logs it: the device, the
+# direction, and the page. Not the address in the page, nor how many bytes; a few lines in five
+# seconds, and the rest are dropped; and nobody says when a line will come. So a record here is a
+# proof that something was stopped, and no record proves nothing.
+#
+# The log is read when somebody asks for the faults. What was nearest to the address is looked up
+# then, among the grants of that moment and the last ones that were revoked.
+#
+# Source: dmar_fault_do_one in drivers/iommu/intel/dmar.c, amd_iommu_report_page_fault in
+# drivers/iommu/amd/iommu.c. Intel's line does not name the PCI domain.
+from __future__ import annotations
+
+import re
+import threading
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from pinfold.faults import Fault, FaultLog
+from pinfold.host.kmsg import KernelLog
+from pinfold.host.pci import PciAddress
+from pinfold.memory.hosterrors import translated
+from pinfold.memory.locks import LostLock
+from pinfold.rights import Perm
+from pinfold.units import PAGE_SIZE, page_down
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from pinfold.faults import FaultReason, GrantRecord
+
+_INTEL: Final = re.compile(
+    r"DMAR: \[DMA (?P<access>Read|Write)[^\]]*\] Request device "
+    r"\[(?P<device>[0-9a-f:.]+)\].*? fault addr (?:0x)?(?P<address>[0-9a-f]+) "
+    r"\[fault reason (?P<code>0x[0-9a-f]+|[0-9]+)\] ?(?P<why>.*)"
+)
+_AMD: Final = re.compile(
+    r"(?P<name>[0-9a-f:.]+)?:? ?AMD-Vi: Event logged \[IO_PAGE_FAULT (?:device=(?P<device>\S+) )?"
+    r"domain=\S+ address=0x(?P<address>[0-9a-f]+) flags=0x(?P<flags>[0-9a-f]+)"
+)
+_AMD_WRITE: Final = 0x020
+
+
+@dataclass(frozen=True, slots=True)
+class LogLine:
+    """What one line of the kernel's log says of a stopped access."""
+
+    device: PciAddress
+    access: int
+    """READ or WRITE."""
+    address: int
+    """In the page that was meant."""
+    why: str
+    """In the log's words."""
+    any_domain: bool = False
+    """True where the line does not say which PCI domain."""
+
+    def is_about(self, device: PciAddress) -> bool:
+        """Whether it may be that device."""
+        mine = device.requester == self.device.requester
+        return mine and (self.any_domain or device.domain == self.device.domain)
+
+
+def parse(line: str) -> LogLine | None:
+    """A line of the kernel's log; None for one about something else."""
+    match = _INTEL.search(line)
+    if match is not None:
+        device = PciAddress.parse(match["device"])
+        if device is None:
+            return None
+        access = Perm.WRITE if match["access"] == "Write" else Perm.READ
+        why = f"reason {match['code']}, {match['why'].strip()}"
+        address = int(match["address"], 16)
+        return LogLine(device, int(access), address, why, any_domain=device.domain == 0)
+    match = _AMD.search(line)
+    if match is not None:
+        device = PciAddress.parse(match["device"] or match["name"] or "")
+        if device is None:
+            return None
+        flags = int(match["flags"], 16)
+        access = Perm.WRITE if flags & _AMD_WRITE else Perm.READ
+        why = f"IO_PAGE_FAULT, flags {flags:#x}"
+        return LogLine(device, int(access), int(match["address"], 16), why)
+    return None
+
+
+class KernelFaultLog(FaultLog):
+    """The faults of one device, from the kernel's log, from when the bus was opened.
+
+    Empty for ever where this process may not read the log (``readable``). A fault's ``address`` is
+    where its page begins and its ``size`` is that page: the log says no more. Listeners are called
+    by whoever asks for the faults.
+
+    Args:
+      device: whose.
+      explain: why an access to a page, READ or WRITE, was stopped.
+    """
+
+    __slots__ = ("_device", "_explain", "_lock", "_log")
+
+    def __init__(
+        self,
+        device: PciAddress,
+        explain: Callable[[int, int], tuple[FaultReason, str, GrantRecord | None]],
+    ) -> None:
+        super().__init__()
+        self._device = device
+        self._explain = explain
+        self._lock: threading.RLock | LostLock = threading.RLock()
+        try:
+            self._log: KernelLog | None = KernelLog()
+        except OSError:  # documented: without the log there are no faults to show
+            self._log = None
+
+    @property
+    def readable(self) -> bool:
+        """True where this process may read the kernel's log, so that faults are seen at all."""
+        return self._log is not None
+
+    @property
+    def total(self) -> int:
+        """See `FaultLog.total`, after a look at the log."""
+        self.look()
+        return super().total
+
+    def __len__(self) -> int:
+        self.look()
+        return super().__len__()
+
+    def __iter__(self) -> Iterator[Fault]:
+        self.look()
+        return super().__iter__()
+
+    def __getitem__(self, index: int) -> Fault:
+        self.look()
+        return super().__getitem__(index)
+
+    def clear(self) -> None:
+        """Forget the records, those not yet read included; the total goes on."""
+        self.look()
+        super().clear()
+
+    def look(self) -> list[Fault]:
+        """Read what the log has got since the last look; the faults among it.
+
+        Raises HostError: the kernel does not let it be read any more.
+        """
+        if self._log is None:
+            return []
+        found: list[Fault] = []
+        with self._lock, translated("read the kernel's log"):
+            for text in self._log.lines():
+                line = parse(text)
+                if line is not None and line.is_about(self._device):
+                    found.append(self._enter(line))
+        for fault in found:
+            self.tell(fault)
+        return found
+
+    def close(self) -> None:
+        """Look once more, then no longer; what was found stays."""
+        self.look()
+        self._drop()
+
+    def abandon(self) -> None:
+        """In a forked child: close the child's copy of the descriptor; no more is found."""
+        self._lock = LostLock()
+        self._drop()
+
+    def _drop(self) -> None:
+        log, self._log = self._log, None
+        if log is not None:
+            with translated("close the kernel's log"):
+                log.close()
+
+    def _enter(self, line: LogLine) -> Fault:
+        page = page_down(line.address)
+        reason, detail, nearest = self._explain(page, line.access)
+        return self.record(
+            initiator=self._device.requester,
+            access=line.access,
+            address=page,
+            size=PAGE_SIZE,
+            reason=reason,
+            detail=f"{detail}; somewhere in this page, says the kernel's log: {line.why}",
+            nearest=nearest,
+        )

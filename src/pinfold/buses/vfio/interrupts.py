@@ -1,0 +1,276 @@
+# Interrupts of a real device, each vector an eventfd.
+#
+# Order of the kernel's making: a device has one kind of interrupt enabled at a time, MSI and MSI-X
+# with all their vectors in one go. INTx is a level: the kernel masks it as it arrives, and it stays
+# masked until `unmask`, after the driver has had the device lower it.
+#
+# An eventfd in a vector keeps nothing alive but itself; `disable` takes it out again.
+from __future__ import annotations
+
+import enum
+import threading
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Self
+
+from pinfold.errors import BadState, InvalidArgs, NotSupported, TimedOut, WrongProcess
+from pinfold.host import abi_vfio as abi
+from pinfold.host import calls, eventfd, vfio
+from pinfold.memory.hosterrors import each_tried, noted, translated
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from types import TracebackType
+
+
+class InterruptKind(enum.IntEnum):
+    """How a PCI device interrupts; the numbers are VFIO's."""
+
+    INTX = abi.VFIO_PCI_INTX_IRQ_INDEX
+    MSI = abi.VFIO_PCI_MSI_IRQ_INDEX
+    MSIX = abi.VFIO_PCI_MSIX_IRQ_INDEX
+
+
+@dataclass(frozen=True, slots=True)
+class InterruptInfo:
+    """What a device has of one kind."""
+
+    kind: InterruptKind
+    count: int
+    """Vectors; 0 where the device has none of this kind."""
+    maskable: bool
+    """`Interrupts.mask` and `Interrupts.unmask` work."""
+    automasked: bool
+    """Masked as it arrives, until it is unmasked."""
+
+
+class DeviceInterrupts:
+    """What a device has of interrupts, and enabling them."""
+
+    def __init__(self, address: str, device: int) -> None:
+        self._address = address
+        self._fd = device
+        self._enabled: Interrupts | None = None
+        self._lock = threading.RLock()
+        self._refusal: type[BadState] | None = None
+
+    def info(self, kind: InterruptKind) -> InterruptInfo:
+        """What the device has of one kind. Raises HostError; BadState after the bus is closed."""
+        self._refuse_if_closed()
+        with translated(f"ask PCI device {self._address} about {kind.name}"):
+            found = vfio.irq_info(self._fd, kind)
+        return InterruptInfo(
+            kind=kind,
+            count=found.count,
+            maskable=bool(found.flags & abi.VFIO_IRQ_INFO_MASKABLE),
+            automasked=bool(found.flags & abi.VFIO_IRQ_INFO_AUTOMASKED),
+        )
+
+    def available(self) -> tuple[InterruptInfo, ...]:
+        """Every kind of which the device has a vector."""
+        kinds = (self.info(kind) for kind in InterruptKind)
+        return tuple(info for info in kinds if info.count)
+
+    def enable(
+        self, kind: InterruptKind, count: int = 1, *, eventfds: Sequence[int] | None = None
+    ) -> Interrupts:
+        """Have vectors 0 to ``count`` - 1 of a kind add to an eventfd each.
+
+        Args:
+          eventfds: the caller's own, one a vector; they stay the caller's. By default new ones.
+
+        Raises:
+          InvalidArgs: ``count`` is not > 0, or there is another number of eventfds.
+          NotSupported: the device has no such interrupt, or not so many vectors (``.available``).
+          BadState: interrupts are enabled already, or the bus is closed.
+          NoMemory, HostError: the kernel refused; nothing is enabled.
+        """
+        with self._lock:
+            info = self.info(kind)
+            if count <= 0 or (eventfds is not None and len(eventfds) != count):
+                raise InvalidArgs(
+                    "an eventfd for each of one vector or more",
+                    asked=count,
+                    available=None if eventfds is None else len(eventfds),
+                )
+            if count > info.count:
+                raise NotSupported(
+                    f"PCI device {self._address} has too few vectors of {kind.name}",
+                    asked=count,
+                    available=info.count,
+                    remedy="ask for fewer, or for another kind",
+                )
+            if self._enabled is not None:
+                raise BadState(
+                    "a device has one kind of interrupt at a time",
+                    holder=f"{self._enabled.kind.name} is enabled",
+                    remedy="disable that first",
+                )
+            self._enabled = Interrupts(self, self._fd, kind, count, eventfds)
+            return self._enabled
+
+    def disabled(self, interrupts: Interrupts) -> None:
+        """For `Interrupts`: they are no longer enabled."""
+        with self._lock:
+            if self._enabled is interrupts:
+                self._enabled = None
+
+    def close(self) -> None:
+        """The descriptor is about to be closed: take the eventfds out. Twice is once."""
+        with self._lock:
+            if self._enabled is not None:
+                self._enabled.disable()
+            self._refusal = self._refusal or BadState
+
+    def abandon(self) -> None:
+        """In a forked child: close the child's copies of the eventfds."""
+        self._refusal = WrongProcess
+        if self._enabled is not None:
+            self._enabled.abandon()
+
+    def _refuse_if_closed(self) -> None:
+        if self._refusal is not None:
+            raise self._refusal(f"PCI device {self._address} was given back with its bus")
+
+
+class Interrupts:
+    """Enabled vectors of one kind, each with an eventfd. Made by `DeviceInterrupts.enable`.
+
+    After `disable`, and after the bus is closed, every call but `disable` raises `BadState`.
+    """
+
+    def __init__(
+        self,
+        owner: DeviceInterrupts,
+        device: int,
+        kind: InterruptKind,
+        count: int,
+        eventfds: Sequence[int] | None,
+    ) -> None:
+        self.kind = kind
+        self._owner = owner
+        self._device = device
+        self._own = eventfds is None
+        self._fds: list[int] = list(eventfds or ())
+        self._refusal: type[BadState] | None = None
+        try:
+            with translated(f"enable {count} vector(s) of {kind.name}"):
+                while len(self._fds) < count:
+                    self._fds.append(eventfd.create())
+                vfio.set_irqs(device, kind, abi.VFIO_IRQ_SET_ACTION_TRIGGER, 0, count, self._fds)
+        except BaseException as error:
+            with noted("closing the eventfds", error):
+                self._close_fds()
+            raise
+
+    def __len__(self) -> int:
+        """Vectors."""
+        return len(self._fds)
+
+    def fileno(self, vector: int = 0) -> int:
+        """The eventfd of a vector, for `select` and its kin. Raises InvalidArgs: no such vector."""
+        self._check(vector)
+        return self._fds[vector]
+
+    def wait(self, timeout: float | None = None, vector: int = 0) -> int:
+        """Wait for a vector; how often it has interrupted since it was last asked.
+
+        Args:
+          timeout: seconds; None for no end.
+
+        Raises:
+          TimedOut: it did not.
+          InvalidArgs: there is no such vector.
+        """
+        self._check(vector)
+        with translated(f"wait for {self.kind.name}"):
+            arrived = eventfd.wait(self._fds[vector], timeout)
+            count = eventfd.take(self._fds[vector]) if arrived else 0
+        if not count:
+            raise TimedOut(f"vector {vector} of {self.kind.name} did not interrupt", asked=timeout)
+        return count
+
+    def poll(self, vector: int = 0) -> int:
+        """How often a vector has interrupted since it was last asked; does not wait."""
+        self._check(vector)
+        with translated(f"read {self.kind.name}"):
+            return eventfd.take(self._fds[vector])
+
+    def clear(self) -> None:
+        """Forget what has arrived on any vector."""
+        for vector in range(len(self._fds)):
+            self.poll(vector)
+
+    def trigger(self, vector: int = 0) -> None:
+        """Have the kernel act as if the device had interrupted: it tries all but the device."""
+        self._check(vector)
+        with translated(f"trigger {self.kind.name}"):
+            self._set(abi.VFIO_IRQ_SET_ACTION_TRIGGER, vector)
+
+    def unmask(self, vector: int = 0) -> None:
+        """Let a vector interrupt again: INTx, once the device has lowered it.
+
+        Raises:
+          NotSupported: vectors of this kind are not masked through VFIO.
+          InvalidArgs: there is no such vector.
+        """
+        self._mask(abi.VFIO_IRQ_SET_ACTION_UNMASK, vector)
+
+    def mask(self, vector: int = 0) -> None:
+        """Hold a vector back until `unmask`. Raises as `unmask` does."""
+        self._mask(abi.VFIO_IRQ_SET_ACTION_MASK, vector)
+
+    def _mask(self, action: int, vector: int) -> None:
+        self._check(vector)
+        if not self._owner.info(self.kind).maskable:
+            raise NotSupported(
+                f"{self.kind.name} is not masked through VFIO", remedy="mask it in the device"
+            )
+        with translated(f"mask or unmask {self.kind.name}"):
+            self._set(action, vector)
+
+    def _set(self, action: int, vector: int) -> None:
+        vfio.set_irqs(self._device, self.kind, action, vector, 1)
+
+    def disable(self) -> None:
+        """No more interrupts; eventfds that are not the caller's are closed. Twice is once.
+
+        Raises HostError: the kernel refused; they may still be enabled.
+        """
+        if self._refusal is not None:
+            return
+        self._refusal = BadState
+        self._owner.disabled(self)
+        each_tried([self._turn_off, self._close_fds])
+
+    def _turn_off(self) -> None:
+        with translated(f"disable {self.kind.name}"):
+            vfio.set_irqs(self._device, self.kind, abi.VFIO_IRQ_SET_ACTION_TRIGGER, 0, 0)
+
+    def _close_fds(self) -> None:
+        fds, self._fds = self._fds, []
+        if self._own:
+            for fd in fds:
+                with translated("close an eventfd"):
+                    calls.close(fd)
+
+    def abandon(self) -> None:
+        """In a forked child: close the child's copies."""
+        self._refusal = WrongProcess
+        self._close_fds()
+
+    def _check(self, vector: int) -> None:
+        if self._refusal is not None:
+            raise self._refusal("these interrupts are disabled")
+        if not 0 <= vector < len(self._fds):
+            raise InvalidArgs("there is no such vector", asked=vector, limit=len(self._fds))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.disable()
