@@ -1,5 +1,7 @@
 # make demo    set everything up and run the main job
 # make test    set everything up and run the tests
+# make test-vfio
+#              set everything up and run what needs real devices, in a guest that has them
 # make bench   print the table of speed claims
 # make docs    build the documentation into docs/_build
 #
@@ -9,13 +11,23 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check bench docs clean
+.PHONY: demo test test-vfio check bench docs clean
 
 demo: $(VENV)/ready
 	@$(BIN)/pinfold demo
 
 test: $(VENV)/ready
 	$(BIN)/python -m pytest
+
+# One guest for all of it: to start one takes longer than most tests. RIG= has more for the rig,
+# such as a kernel (tests/rig/README.md); GUEST_TESTS= fewer tests.
+GUEST_TESTS := tests/vfio $(wildcard tests/drivers/test_edu.py tests/drivers/test_nvme.py \
+	tests/buses/test_vfio_contract.py)
+RIG :=
+
+test-vfio: $(VENV)/ready
+	$(BIN)/python -m tests.rig run $(RIG) --bind edu0,edu1,nvme --timeout 1800 \
+		--env PINFOLD_REQUIRE_VFIO=1 -- python -m pytest -q -m vfio $(GUEST_TESTS)
 
 check:
 	./check

@@ -48,7 +48,7 @@ def _parser() -> argparse.ArgumentParser:
     option("--hugepages", type=int, default=0, metavar="N", help="reserve N pages of 2 MiB")
     option("--timeout", type=int, default=600, metavar="S", help="for the command (600)")
     option("--out", type=Path, metavar="DIR", help="for the files of /out, and the logs")
-    option("--env", action="append", default=[], metavar="K=V", help="set in the guest")
+    option("--env", action="append", default=[], metavar="NAME=VALUE", help="set in the guest")
     option("--mem", type=int, default=1024, metavar="MIB", help="the guest's memory (1024)")
     option("--accel", choices=("auto", "kvm", "tcg"), default="auto")
     option("--append", action="append", default=[], metavar="ARGS", help="for the kernel")
@@ -78,6 +78,9 @@ def _run(args: argparse.Namespace) -> int:
     for name in names:
         if name not in DEVICES and ":" not in name:
             raise RigError(f"there is no device {name}: {', '.join(DEVICES)}, or a PCI address")
+    for pair in args.env:
+        if "=" not in pair:
+            raise RigError(f"--env {pair}: say which value, NAME=VALUE")
     environment = dict(pair.partition("=")[::2] for pair in args.env)
     job = boot.Job(
         command=tuple(command),

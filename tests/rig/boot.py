@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tests.rig.machine import DEVICES, NVME_BYTES, OUT_BYTES, Machine
-from tests.rig.tools import RigError, output, say
+from tests.rig.tools import RigError, output, say, tool
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -211,6 +211,8 @@ def _watch(machine: Machine, images: Images, work: Path, seconds: int, log: Path
     with selectors.DefaultSelector() as selector, log.open("wb") as qemu_log:
         try:
             line = machine.command(images, work, {name: w for name, (_, w) in pipes.items()})
+            # Killed, the rig can clean nothing up: then the kernel ends the guest.
+            line = [tool("setpriv"), "--pdeathsig", "KILL", "--", *line]
             guest = subprocess.Popen(
                 line,
                 stdin=subprocess.DEVNULL,

@@ -105,7 +105,13 @@ def debian(cache: Path) -> Kernel:
     with tempfile.TemporaryDirectory(dir=cache) as scratch:
         # As root, apt would hand the download to a user who may not write here.
         settings = ("-qq", "-o", "APT::Sandbox::User=root")
-        output("apt-get", "download", *settings, package, cwd=Path(scratch))
+        try:
+            output("apt-get", "download", *settings, package, cwd=Path(scratch))
+        except RigError as error:
+            if not have:
+                raise
+            say(f"taking {have[-1].name}, downloaded earlier: {error}")
+            return Kernel(deb=have[-1])
         (deb,) = Path(scratch).glob("*.deb")
         kept = cache / deb.name
         deb.replace(kept)

@@ -41,8 +41,12 @@ _LEFT_OUT = {
 _EMPTY = ("checkout", "dev", "out", "proc", "rig", "run", "sys", "tmp")
 """Where init.sh mounts something."""
 
-_USERS = "root:x:0:0:root:/tmp:/bin/sh\nuser:x:1000:1000:user:/tmp:/bin/sh\n"
-_GROUPS = "root:x:0:\nuser:x:1000:\n"
+_USERS = """\
+root:x:0:0:root:/tmp:/bin/sh
+user:x:1000:1000:user:/tmp:/bin/sh
+nobody:x:65534:65534:nobody:/tmp:/bin/sh
+"""
+_GROUPS = "root:x:0:\nuser:x:1000:\nnogroup:x:65534:\n"
 
 _SEARCHED = re.compile(r"/(usr/)?lib(64|/x86_64-linux-gnu)?")
 """Where Debian's dynamic linker looks without a cache."""

@@ -20,12 +20,13 @@ PACKAGES = {
     "apt-get": "apt",
     "apt-cache": "apt",
     "ldd": "libc-bin",
+    "setpriv": "util-linux",
     "lz4": "lz4",
     "zstd": "zstd",
 }
 """Program to Debian package."""
 
-_SYSTEM = ("/usr/local/sbin", "/usr/sbin", "/sbin")
+SBIN = ("/usr/local/sbin", "/usr/sbin", "/sbin")
 """Where Debian puts mke2fs, and an ordinary user's PATH does not look."""
 
 
@@ -44,7 +45,7 @@ def tool(name: str) -> str:
     Raises:
       RigError: it is not installed; names the package.
     """
-    path = os.pathsep.join([os.environ.get("PATH", os.defpath), *_SYSTEM])
+    path = os.pathsep.join([os.environ.get("PATH", os.defpath), *SBIN])
     found = shutil.which(name, path=path)
     if found is None:
         raise RigError(f"{name} is not installed: apt-get install {PACKAGES.get(name, name)}")
