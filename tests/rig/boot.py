@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tests.rig import root
 from tests.rig.machine import DEVICES, NVME_BYTES, OUT_BYTES, Machine
 from tests.rig.tools import RigError, output, say, tool
 
@@ -114,6 +115,7 @@ class Job:
         texts = {
             "guest.sh": Path(__file__).with_name("guest.sh").read_text(),
             "settings": "".join(f"{n}={shlex.quote(v)}\n" for n, v in settings.items()),
+            "covered": "".join(f"{path}\n" for path in root.covered()),
             "launch": "\n".join([*launch, run, ""]),
             "command": "\n".join(
                 [*exports, "cd /checkout", f"exec {shlex.join(self.command)}", ""]

@@ -1,7 +1,8 @@
 # The rest of the guest's life, in its own root: hand devices to vfio-pci, run the command, pack
 # what it left behind, end. Process 1.
 #
-# From the settings: TIMEOUT in seconds, BIND (PCI addresses), OWNER (a uid, or empty), HUGEPAGES.
+# From init.sh: OUT, the disk for the result. From the settings: TIMEOUT in seconds, BIND (PCI
+# addresses), OWNER (a uid, or empty), HUGEPAGES.
 export PATH=/usr/sbin:/usr/bin
 . /rig/settings
 
@@ -73,7 +74,7 @@ kill -KILL -$command 2> /dev/null
 # The status goes last: where it is, everything before it is whole.
 echo $status > /rig/status
 dmesg > /rig/dmesg
-tar -cf $disk_of_out -C /rig dmesg out status || echo "rig: FAILED: /out does not fit" > /dev/console
+tar -cf $OUT -C /rig dmesg out status || echo "rig: FAILED: /out does not fit" > /dev/console
 sync
 reboot -f
 while :; do sleep 1; done

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tests.rig import initramfs, root
-from tests.rig.kernels import WANTED, Kernel, debian
+from tests.rig.kernels import Kernel, debian
 from tests.rig.tools import say
 
 if TYPE_CHECKING:
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 _KEPT = 4
 """Images of a kind that stay: two branches and two kernels can take turns without a rebuild."""
+
+_MAKERS = ("init.sh", "initramfs.py", "kernels.py")
 
 
 @dataclass(frozen=True)
@@ -66,9 +68,10 @@ def ready(cache: Path, kernel: Kernel | None, *, anew: bool = False) -> Images:
     cache.mkdir(parents=True, exist_ok=True)
     with _alone(cache):
         chosen = kernel or debian(cache)
-        script = Path(__file__).with_name("init.sh").read_text()
+        # What makes them is a part of what they are made from.
+        makers = [Path(__file__).with_name(n).read_text() for n in _MAKERS]
         busybox = initramfs.static_busybox().stat()
-        key = [root.FORMAT, chosen.key(), WANTED, script, busybox.st_size, busybox.st_mtime_ns]
+        key = [chosen.key(), makers, busybox.st_size, busybox.st_mtime_ns]
         booted = _made(cache, "kernel", key, lambda folder: _boot_files(folder, chosen), anew=anew)
         rooted = _made(cache, "root", root.key(), _root_files, anew=anew)
     release = (booted / "release").read_text()

@@ -2,15 +2,16 @@
 # The first program of the guest: loads the modules, mounts the read-only root, puts one memory
 # file system wherever something is written, and goes over to guest.sh.
 b=/bin/busybox
-$b mount -t proc proc /proc
-$b mount -t sysfs sysfs /sys
-$b mount -t devtmpfs devtmpfs /dev || fail "this kernel has no devtmpfs"
 
 fail() {
     echo "rig: FAILED: $1" > /dev/console
     $b reboot -f
     while :; do $b sleep 1; done
 }
+
+$b mount -t proc proc /proc
+$b mount -t sysfs sysfs /sys
+$b mount -t devtmpfs devtmpfs /dev || fail "this kernel has no devtmpfs"
 
 # The disk whose serial number is $1. A kernel probes disks in the order it likes.
 disk() {
@@ -32,8 +33,13 @@ $b mount -t tmpfs -o mode=755 rig /new/rig || fail "this kernel has no tmpfs"
 $b tar -xf "$(disk in)" -C /new/rig || fail "what was sent along does not unpack"
 $b mkdir -p /new/rig/out /new/rig/tmp /new/rig/run
 $b chmod 1777 /new/rig/out /new/rig/tmp
+$b mount -o bind /new /image
 for d in checkout out tmp run; do $b mount -o bind /new/rig/$d /new/$d; done
+# What the image has where there is now memory: the checkout may be anywhere, in /tmp as well.
+while read -r d; do
+    $b mkdir -p "/new$d"
+    $b mount -o bind "/image$d" "/new$d"
+done < /new/rig/covered
+export OUT=$(disk out)
 for d in proc sys dev; do $b mount -o move /$d /new/$d; done
-disk_of_out=$(cd /new/sys/block && for d in vd*; do read -r s < $d/serial || :; [ "$s" = out ] && echo /dev/$d; done)
-export disk_of_out
 exec $b switch_root /new /bin/sh /rig/guest.sh

@@ -82,7 +82,7 @@ def write(path: Path, modules: Mapping[str, bytes]) -> None:
     busybox = static_busybox().read_bytes()
     with path.open("wb") as out:
         archive = Cpio(out)
-        for name in ("dev", "proc", "sys", "new"):
+        for name in ("dev", "proc", "sys", "new", "image"):
             archive.directory(name)
         archive.character_device("dev/console", _CONSOLE)
         archive.file("bin/busybox", busybox, 0o755)

@@ -20,9 +20,6 @@ from tests.rig.tools import RigError, output
 DISTRIBUTIONS = ("numpy", "sortedcontainers", "pytest", "pytest-timeout", "hypothesis")
 """What the tests in the guest import, less the package itself: that travels with each run."""
 
-FORMAT = 1
-"""Goes up when the same inputs make another image."""
-
 _LEFT_OUT = {
     "__pycache__",
     "dist-packages",
@@ -86,7 +83,14 @@ def key() -> list[object]:
         about = path.stat()
         stamps.append((str(path), about.st_size, about.st_mtime_ns))
     versions = sorted((name, made.version) for name, made in distributions().items())
-    return [FORMAT, sys.version, sys.prefix, sys.base_prefix, stamps, versions, _USERS, _EMPTY]
+    made_by = Path(__file__).read_text()
+    return [made_by, sys.version, sys.prefix, sys.base_prefix, stamps, versions]
+
+
+def covered() -> list[str]:
+    """Folders of the image that init.sh has to uncover again, for it mounts over them."""
+    ours = {os.path.realpath(prefix) for prefix in (sys.prefix, sys.base_prefix)}
+    return sorted(path for path in ours if path.split("/")[1] in _EMPTY)
 
 
 class Stage:
@@ -175,7 +179,7 @@ class Stage:
             (self.top / "usr" / name).mkdir(exist_ok=True)
             (self.top / name).symlink_to(f"usr/{name}")
         for name in _EMPTY:
-            (self.top / name).mkdir()
+            (self.top / name).mkdir(exist_ok=True)
         (self.top / "etc").mkdir(exist_ok=True)
         (self.top / "etc/passwd").write_text(_USERS)
         (self.top / "etc/group").write_text(_GROUPS)
