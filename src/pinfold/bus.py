@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, SupportsIndex, overload, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, SupportsIndex, overload, runtime_checkable
 
 import numpy as np
 
@@ -25,7 +25,11 @@ from pinfold.memory.pinned import Anchor, PinnedRange
 from pinfold.units import PAGE_SIZE, ByteRange, DevVa, human_size
 
 if TYPE_CHECKING:
+    import os
+
     from numpy.typing import NDArray
+
+    from pinfold.transfers import Outcomes
 
 
 __all__ = [
@@ -39,6 +43,10 @@ __all__ = [
     "Fault",
     "FaultLog",
     "FaultReason",
+    "FileBatch",
+    "FileBus",
+    "FileSpace",
+    "FileStatistics",
     "Grant",
     "GrantRecord",
     "PinnedRange",
@@ -63,6 +71,9 @@ class BusLimits:
     """True when a device cannot reach what was not granted to it."""
     anchor: Anchor
     """What holds the pages of a grant, beside pinfold's own counts."""
+    real_frames: bool = False
+    """True when device addresses are the frames that Linux has the memory in: what is to be
+    contiguous for a device has to be contiguous there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -279,6 +290,71 @@ class DeviceSpace(Protocol):
 
     def close(self) -> None:
         """No more grants. The caller has revoked or leaked those there were."""
+
+
+class FileSpace(DeviceSpace, Protocol):
+    """The space of a device that is a file: transfers between it and device addresses."""
+
+    def start(self, wanted: NDArray[Any]) -> FileBatch:
+        """Hand over transfers, an array of `TRANSFER`; they go on by themselves.
+
+        What cannot be is in their outcomes. Raises HostError: the host takes none any more.
+        """
+
+    def sync(self) -> None:
+        """Have what was written reach the medium. Raises HostError, NoSpace."""
+
+    def file_statistics(self) -> FileStatistics:
+        """What was moved so far."""
+
+
+class FileBatch(Protocol):
+    """Transfers that were handed over together."""
+
+    @property
+    def left(self) -> int:
+        """How many parts of them have not ended; 0 once all have."""
+
+    def finish(self) -> Outcomes:
+        """Wait until all have ended. Raises HostError: the host has ended their queue."""
+
+
+@dataclass(frozen=True, slots=True)
+class FileStatistics:
+    """A file as a device, at one moment."""
+
+    path: str
+    size: int
+    """Bytes in it."""
+    direct: bool
+    """True where transfers can go past the page cache."""
+    memory_alignment: int
+    """Bytes that a transfer's device address is a multiple of, to go past it; 0 for never."""
+    offset_alignment: int
+    """The same for its offset and its size."""
+    depth: int
+    """Transfers under way at once."""
+    transfers: int
+    bytes_moved: int
+    failed: int
+    """Parts of transfers that ended with an error."""
+    stopped: int
+    """Transfers that were stopped because of their device address."""
+
+
+@runtime_checkable
+class FileBus(Protocol):
+    """A bus whose devices are files."""
+
+    def attach_file(
+        self,
+        path: str | os.PathLike[str] | int,
+        *,
+        writable: bool = False,
+        direct: bool | None = None,
+        depth: int | None = None,
+    ) -> FileSpace:
+        """The space of a file; see `pinfold.Iommu.file`."""
 
 
 @runtime_checkable

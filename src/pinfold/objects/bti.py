@@ -23,7 +23,9 @@ from pinfold.rights import ALL_PERMS, RIGHTS_FOR_PERMS, Right
 from pinfold.units import PAGE_MASK, PAGE_SIZE, UINT64_MAX
 
 if TYPE_CHECKING:
-    from pinfold.bus import BusLimits, BusMaster
+    from collections.abc import Callable
+
+    from pinfold.bus import Bus, BusLimits, BusMaster, DeviceSpace
     from pinfold.objects.iommu import Iommu
     from pinfold.objects.vmo import Vmo
     from pinfold.rights import Perm
@@ -77,10 +79,13 @@ class Bti(Handle[BtiObject]):
             raise InvalidArgs("an initiator is an unsigned 64-bit number", asked=number)
         if not 1 <= address_bits <= 64:
             raise InvalidArgs("a device has 1 to 64 address bits", asked=address_bits, limit=64)
-        kernel = iommu.kernel
-        with kernel.lock:
+        self._attach(iommu, lambda bus: bus.attach(number, address_bits=address_bits), name)
+
+    def _attach(self, iommu: Iommu, attach: Callable[[Bus], DeviceSpace], name: str) -> None:
+        """Become the authority of a device that ``attach`` puts on the bus."""
+        with iommu.kernel.lock:
             owner = iommu._require(0)
-            space = owner.bus.attach(number, address_bits=address_bits)
+            space = attach(owner.bus)
             try:
                 target = BtiObject(owner, space, name)
                 entry = iommu._entry.process.add(target, BTI_RIGHTS)

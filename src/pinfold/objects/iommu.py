@@ -29,10 +29,12 @@ from pinfold.rights import Right
 from pinfold.units import MIB, PAGE_SIZE, ByteRange
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Callable
 
     from pinfold.bus import BusLimits, FaultLog
     from pinfold.objects.bti import Bti
+    from pinfold.objects.file_initiator import FileInitiator
     from pinfold.objects.kernel import Kernel
     from pinfold.objects.process import Process
 
@@ -244,6 +246,35 @@ class Iommu(Handle[IommuObject]):
         from pinfold.objects.bti import Bti
 
         return Bti(self, number, address_bits=address_bits, name=name)
+
+    def file(
+        self,
+        path: str | os.PathLike[str] | int,
+        *,
+        writable: bool = False,
+        direct: bool | None = None,
+        depth: int | None = None,
+        name: str = "",
+    ) -> FileInitiator:
+        """A file as a device, on a bus whose devices are files: ``io_uring``.
+
+        Args:
+          path: of a regular file or a block device that is there; or a descriptor of one, which
+            stays the caller's.
+          writable: it is opened for writing, too.
+          direct: past the page cache: None wherever the file system and a transfer's address, size
+            and offset allow; True refuses a file system that has no such thing; False never.
+          depth: transfers under way at once, a power of two; by default the bus's.
+
+        Raises:
+          NotSupported: the bus has no files; it is no such file; no direct I/O where asked for.
+          InvalidArgs: ``depth`` is none.
+          HostError: it cannot be opened (``errno``).
+          BadHandle: this handle is closed.
+        """
+        from pinfold.objects.file_initiator import FileInitiator
+
+        return FileInitiator(self, path, writable=writable, direct=direct, depth=depth, name=name)
 
 
 def open_bus(name: str, *, process: Process | None = None, **options: Any) -> Iommu:

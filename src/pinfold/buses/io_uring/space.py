@@ -1,0 +1,357 @@
+# One device on the io_uring bus: a ring of its own, with a table of registered buffers.
+#
+#   grant    the kernel registers the buffers, and so pins their pages in place
+#   revoke   the slots are emptied, so that no new request finds them; requests under way end; then
+#            the kernel has let the pages go
+#
+# The kernel knows no direction: a registered buffer can be read and written. That a grant permits
+# one of them only is kept by pinfold, which is the only way to the ring.
+#
+# Source: io_uring_register(2). Linux takes a long-term pin of each page, for writing.
+from __future__ import annotations
+
+import errno
+import os
+import threading
+from collections import deque
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from pinfold.bus import FileStatistics, out_of_reach_text, reach
+from pinfold.buses.diagnosis import Diagnosis
+from pinfold.buses.io_uring.grant import UringGrant
+from pinfold.buses.io_uring.master import UringMaster
+from pinfold.buses.io_uring.queue import Queue
+from pinfold.buses.io_uring.table import Table
+from pinfold.errors import (
+    BadState,
+    HostError,
+    InvalidArgs,
+    LimitReached,
+    NotSupported,
+    OutOfReach,
+    PinfoldError,
+)
+from pinfold.host import probe
+from pinfold.host.uring import Ring
+from pinfold.memory.hosterrors import each_tried, from_host, noted, translated
+from pinfold.memory.locks import held_by_this_thread
+from pinfold.rights import Perm
+from pinfold.units import human_size
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.typing import NDArray
+
+    from pinfold.bus import Grant, PinnedRange
+    from pinfold.buses.io_uring import UringBus
+    from pinfold.buses.io_uring.batch import Batch
+    from pinfold.buses.io_uring.file import OpenFile
+    from pinfold.transfers import Outcomes
+
+_MOVES = int(Perm.READ | Perm.WRITE)
+
+
+class Running:
+    """Transfers of one device that are under way."""
+
+    __slots__ = ("_batch", "_space")
+
+    def __init__(self, space: UringSpace, batch: Batch) -> None:
+        self._space = space
+        self._batch = batch
+
+    @property
+    def left(self) -> int:
+        """See `pinfold.bus.FileBatch.left`."""
+        return self._batch.left
+
+    def finish(self) -> Outcomes:
+        """See `pinfold.bus.FileBatch.finish`."""
+        try:
+            self._space.queue.finish(self._batch)
+        finally:
+            self._space.ended_access()
+        return self._batch.outcomes()
+
+
+class UringSpace:
+    """One device: its ring, its table, and the file that it is, if it is one.
+
+    Raises:
+      NotSupported: io_uring is not to be had here.
+      NoMemory, HostError: the kernel made no ring.
+    """
+
+    def __init__(
+        self,
+        bus: UringBus,
+        initiator: int,
+        address_bits: int,
+        *,
+        depth: int,
+        file: OpenFile | None = None,
+    ) -> None:
+        self._bus = bus
+        self._initiator = initiator
+        self._address_bits = address_bits
+        self.users = 0
+        self.depth = depth
+        self.file = file
+        self._table = Table(address_bits)
+        with translated("make an io_uring"):
+            self._ring = Ring(depth, len(self._table.perms))
+        self._lock = threading.RLock()
+        self.owed: deque[Callable[[], None]] = deque()
+        """What is to be done once a transfer is over: listeners, and what finalisers left."""
+        space = self._table.space
+        self.diagnosis = Diagnosis(
+            initiator, address_bits, bus.faults, space, self._table.longest, self.owed
+        )
+        self.queue = Queue(self._ring, self._table, depth, self._lock, self.diagnosis)
+        self._closed = False
+
+    @property
+    def initiator(self) -> int:
+        """The device, as the bus knows it."""
+        return self._initiator
+
+    @property
+    def address_bits(self) -> int:
+        """How many address bits the device has."""
+        return self._address_bits
+
+    @property
+    def largest_buffer(self) -> int:
+        """Bytes in one registered buffer at most; a grant takes as many as it needs."""
+        return self._table.longest
+
+    @property
+    def free_slots(self) -> int:
+        """Slots of the table that no grant has; each grant needs an empty one beside its own."""
+        return len(self._table.perms) - int((self._table.perms != 0).sum())
+
+    # Grants -------------------------------------------------------------------------------------
+
+    def grant(self, pinned: PinnedRange, perms: int) -> Grant:
+        """See `pinfold.bus.DeviceSpace.grant`.
+
+        Raises:
+          NotSupported: EXECUTE, which no file does; memory that Linux does not pin for writing.
+        """
+        if perms & ~_MOVES:
+            raise NotSupported("a file executes nothing", remedy="grant READ, WRITE or both")
+        grant = UringGrant(pinned, perms, next(self._bus.numbers))
+        with self.queue.lock:
+            if self._closed:
+                raise BadState("this device has left its bus")
+            if not self._table.place(grant, pinned.size):
+                raise self._no_slots(pinned.size)
+            try:
+                if grant.stop > reach(self._address_bits):
+                    raise self._beyond(grant)
+                self._register(grant)
+            except BaseException:
+                self._table.space.remove(grant.start)
+                raise
+            self._table.enter(grant, pinned.host_address)
+        return grant
+
+    def _register(self, grant: UringGrant) -> None:
+        """All of the grant's buffers, or none."""
+        pinned = grant.pinned
+        try:
+            done = self._ring.put(grant.slot, pinned.host_address, pinned.size, self._table.longest)
+        except OSError as error:
+            raise self._refusal(grant, error) from error
+        if done == grant.slots:
+            return
+        # The kernel says only how far it came. Asking for the next alone gives its reason.
+        try:
+            at = done * self._table.longest
+            rest = min(pinned.size - at, self._table.longest)
+            self._ring.put(grant.slot + done, pinned.host_address + at, rest, rest)
+        except OSError as error:
+            failed = self._refusal(grant, error)
+            failed.__cause__ = error
+        else:
+            failed = HostError(
+                f"register buffer {done} of {grant.slots}",
+                OSError(errno.EAGAIN, "the kernel stopped, and then did not"),
+            )
+            done += 1
+        with noted("empty the slots", failed), translated("empty slots"):
+            self._ring.clear(grant.slot, done)
+        raise failed
+
+    def revoke(self, grant: Grant) -> None:
+        """See `pinfold.bus.DeviceSpace.revoke`. Waits until requests that use it have ended."""
+        if not isinstance(grant, UringGrant):
+            raise InvalidArgs("a grant of another bus")
+        self.queue.refuse_inside()
+        with self.queue.lock:
+            if not grant.live:
+                return
+            with translated("empty slots"):
+                done = self._ring.clear(grant.slot, grant.slots)
+            if done != grant.slots:
+                error = OSError(errno.EIO, f"{done} of {grant.slots} slots were emptied")
+                raise HostError("empty slots", error)
+            self._table.strike(grant)
+        self.queue.drain(grant)
+        with self.queue.lock:
+            if grant.live:
+                grant.live = False
+                self._table.space.remove(grant.start)
+                self.diagnosis.forget(grant)
+
+    def live_grants(self) -> list[Grant]:
+        """The grants that are live, by address."""
+        with self.queue.lock:
+            return [grant for _, _, grant in self._table.space.blocks]
+
+    def covering(self, address: int) -> UringGrant | None:
+        """The grant that has a device address. With the queue's lock held."""
+        found = self._table.space.blocks.find(address)
+        return None if found is None else found[2]
+
+    # Refusals -----------------------------------------------------------------------------------
+
+    def _refusal(self, grant: UringGrant, error: OSError) -> PinfoldError:
+        """What the kernel's refusal to register means. Source: io_uring_register(2), ERRORS."""
+        pinned = grant.pinned
+        what = f"register {human_size(pinned.size)} of {pinned.what}"
+        if error.errno == errno.EFAULT and not pinned.writable:
+            return NotSupported(
+                f"{what}: io_uring pins memory for writing, and this may not be written",
+                remedy="copy it into memory of its own",
+            )
+        if error.errno in (errno.EFAULT, errno.EOPNOTSUPP) and pinned.memfd is None:
+            return NotSupported(
+                f"{what}: Linux does not pin that memory for long (it shows a file, or a device)",
+                remedy="copy it into memory of its own",
+            )
+        if error.errno in (errno.ENOMEM, errno.EPERM) and not probe.may_exceed_memlock():
+            limit = probe.memlock_limit()
+            held = probe.process_memory().pinned
+            return LimitReached(
+                f"{what} would pass the limit on locked memory, which io_uring counts by user",
+                asked=pinned.size,
+                available=None if limit is None else max(limit - held, 0),
+                limit=limit,
+                holder=f"this process has {human_size(held)} pinned" if held else None,
+                remedy="raise RLIMIT_MEMLOCK, grant CAP_IPC_LOCK, or unpin something",
+            )
+        return from_host(what, error, asked=pinned.size)
+
+    def _no_slots(self, size: int) -> LimitReached:
+        table = self._table
+        return LimitReached(
+            f"device {self._initiator:#x} has no room in its table for {human_size(size)}, "
+            f"{-(-size // table.longest)} buffer(s) of {human_size(table.longest)} at most",
+            asked=size,
+            available=table.space.largest_gap(),
+            limit=table.space.size,
+            holder=f"{len(table.space.blocks)} live grant(s)",
+            remedy="unpin something, or pin smaller ranges",
+        )
+
+    def _beyond(self, grant: UringGrant) -> OutOfReach:
+        extent = grant.extents[0]
+        return OutOfReach(
+            out_of_reach_text(extent, self._address_bits),
+            extent=extent,
+            limit=reach(self._address_bits),
+            remedy="unpin something, or give the device more address bits",
+        )
+
+    # Transfers ----------------------------------------------------------------------------------
+
+    def start(self, wanted: NDArray[Any]) -> Running:
+        """See `pinfold.bus.FileSpace.start`."""
+        return Running(self, self.queue.start(wanted, self._opened()))
+
+    def sync(self) -> None:
+        """See `pinfold.bus.FileSpace.sync`."""
+        result = self.queue.sync(self._opened())
+        if result:
+            error = OSError(-result, os.strerror(-result))
+            raise from_host(f"sync {self._opened().path}", error) from error
+
+    def file_statistics(self) -> FileStatistics:
+        """See `pinfold.bus.FileSpace.file_statistics`."""
+        file, queue = self._opened(), self.queue
+        return FileStatistics(
+            path=str(file.path),
+            size=file.size(),
+            direct=file.takes_direct,
+            memory_alignment=file.memory_alignment,
+            offset_alignment=file.offset_alignment,
+            depth=self.depth,
+            transfers=queue.transfers,
+            bytes_moved=queue.bytes_moved,
+            failed=queue.failed,
+            stopped=queue.stopped,
+        )
+
+    def _opened(self) -> OpenFile:
+        if self.file is None:
+            raise NotSupported("this device is no file", remedy="use bus.file(path)")
+        return self.file
+
+    # The rest of the contract -------------------------------------------------------------------
+
+    def master(self) -> UringMaster:
+        """A port for a software device: the kernel moves its bytes."""
+        return UringMaster(self)
+
+    def device(self) -> NoReturn:
+        """Refused: the device is the kernel's block layer, and a file is how to get at it."""
+        raise NotSupported("the devices of the io_uring bus are files", remedy="use bus.file(path)")
+
+    def ended_access(self) -> None:
+        """What a port calls after a transfer, outside the locks."""
+        if held_by_this_thread(self._lock):
+            return
+        while self.owed:
+            try:
+                act = self.owed.popleft()
+            except IndexError:
+                return
+            act()
+
+    def notify_idle(self, settle: Callable[[], None]) -> None:
+        """See `pinfold.bus.DeviceSpace.notify_idle`."""
+        self.owed.append(settle)
+
+    def quiesce(self) -> None:
+        """Nothing more is given to the kernel, and what is under way ends."""
+        self.queue.refuse_inside()
+        self.queue.idle()
+
+    def close(self) -> None:
+        """Give the ring back, and close the file. Raises HostError: what was refused."""
+        self.queue.refuse_inside()
+        self._bus.detach(self)
+
+    def end(self) -> None:
+        """The last user is gone."""
+        self.queue.idle()
+        with self.queue.lock:
+            if self._closed:
+                return
+            self._closed = True
+            each_tried((self._close_ring, self._close_file))
+
+    def _close_ring(self) -> None:
+        with translated("close an io_uring"):
+            self._ring.close()
+
+    def _close_file(self) -> None:
+        if self.file is not None:
+            self.file.close()
+
+    def abandon(self) -> None:
+        """See `pinfold.bus.Bus.abandon`: the child's copies go, so that it keeps nothing pinned."""
+        self.queue.lose()
+        each_tried((self._close_ring, self._close_file))
