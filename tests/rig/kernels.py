@@ -11,6 +11,7 @@ import os
 import re
 import struct
 import tempfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -122,14 +123,23 @@ def debian(cache: Path) -> Kernel:
 
 # What QEMU boots ---------------------------------------------------------------------------------
 
+
+def _gunzip(packed: bytes) -> bytes:
+    stream = zlib.decompressobj(31)  # with gzip's header
+    data = stream.decompress(packed)
+    if not stream.eof:
+        raise EOFError("it ends too early")
+    return data
+
+
 _UNPACK: dict[bytes, Callable[[bytes], bytes]] = {
-    b"\x1f\x8b": lambda packed: gzip.decompress(packed[:-4]),
+    b"\x1f\x8b": _gunzip,
     b"\xfd7zXZ\0": lambda packed: lzma.LZMADecompressor().decompress(packed),
     b"\x02\x21\x4c\x18": lambda packed: output("lz4", "-dc", given=packed[:-4]),
-    b"\x28\xb5\x2f\xfd": lambda packed: output("zstd", "-dc", given=packed[:-4], check=False),
+    b"\x28\xb5\x2f\xfd": lambda packed: output("zstd", "-dc", given=packed, check=False),
 }
-"""How a packed kernel begins, and what unpacks it. Four bytes behind it are its size unpacked;
-zstd fails at them, after it has written everything."""
+"""How a packed kernel begins, and what unpacks it. But for gzip's, which has it already, four bytes
+behind it are its size unpacked: zstd fails at them, after it has written everything."""
 
 _PVH_NOTE = re.compile(rb"\x04\0\0\0[\x04\x08]\0\0\0\x12\0\0\0Xen\0", re.DOTALL)
 """An ELF note of Xen's, type 18: the address at which QEMU enters an unpacked kernel (PVH)."""
@@ -140,8 +150,11 @@ def bootable(image: bytes) -> bytes:
 
     Unpacking takes this machine a moment and an emulated one seconds, at each start.
 
-    Source: Documentation/arch/x86/boot.rst, header fields setup_sects, payload_offset and
-    payload_length; Documentation of Xen, PHYS32_ENTRY.
+    Raises:
+      RigError: it is no kernel of a PC.
+
+    Source: Documentation/arch/x86/boot.rst in Linux: setup_sects, payload_offset and
+    payload_length.
     """
     if image[:4] == b"\x7fELF":
         return image
@@ -154,7 +167,7 @@ def bootable(image: bytes) -> bytes:
         if packed.startswith(magic):
             try:
                 elf = unpack(packed)
-            except (RigError, OSError, EOFError, lzma.LZMAError) as error:
+            except (RigError, EOFError, zlib.error, lzma.LZMAError) as error:
                 say(f"the guest unpacks its kernel itself, which is slow: {error}")
                 return image
             return elf if elf[:4] == b"\x7fELF" and _PVH_NOTE.search(elf) else image
