@@ -13,6 +13,9 @@ DEVICES = ("edu0", "edu1", "nvme")
 REQUIRED = "PINFOLD_REQUIRE_VFIO"
 """Set to 1 where every test that needs a device has to run: there a skip is a failure."""
 
+NO_IOMMUFD = "the kernel has no iommufd"
+"""The one reason to skip that is none: Debian's kernels have none (tests/rig/kernel)."""
+
 
 def address(name: str) -> str | None:
     """The PCI address of one of `DEVICES`, from ``PINFOLD_VFIO_EDU0`` and its like; None: unset."""

@@ -1,0 +1,426 @@
+"""A device through an iommufd: what the kernel really does with the requests.
+
+Debian's kernels have none, and there these tests skip. ``tests/rig/kernel/build`` makes one that
+has: ``make test-vfio RIG="--kernel OUT/vmlinux"``.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import pytest
+
+import pinfold as pf
+from pinfold.buses.vfio.iommufd import IommufdContainer, missing
+from pinfold.buses.vfio.open import choose, find_device
+from pinfold.errors import (
+    AccessDenied,
+    AlreadyExists,
+    BadState,
+    HostError,
+    NotSupported,
+    Unavailable,
+)
+from pinfold.host import abi_iommufd as abi
+from pinfold.host import calls, iommufd, mm, probe, vfio
+from pinfold.host.abi import F_SEAL_SEAL, F_SEAL_SHRINK, F_SEAL_WRITE
+from pinfold.memory.files import adopted
+from pinfold.testing import FailNth, HostCalls, HostState
+from tests.host.filled import filled
+from tests.programs import run
+from tests.vfio.guest import NO_IOMMUFD
+from tests.vfio.real import BOTH, READ, WRITE, edu, opened
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+pytestmark = [
+    pytest.mark.vfio("edu1"),
+    pytest.mark.skipif(not Path(iommufd.IOMMU).exists(), reason=NO_IOMMUFD),
+]
+
+P: Final = pf.PAGE_SIZE
+IOVA: Final = 1 << 40
+MSI: Final = 0xFEE0_0000
+"""Where interrupts are sent: no memory can be mapped there."""
+
+
+@pytest.fixture(params=["file", "address"])
+def way(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Memory files by descriptor, and as on a kernel that does not know that request."""
+
+    def see(name: str) -> None:
+        if name == "iommufd_has_map_file":
+            raise OSError(errno.ENOTTY, os.strerror(errno.ENOTTY))
+
+    former = calls.set_interceptor(see if request.param == "address" else None)
+    yield request.param
+    calls.set_interceptor(former)
+
+
+@contextmanager
+def container(address: str) -> Iterator[IommufdContainer]:
+    made = IommufdContainer(find_device(address))
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+def pinned_bytes() -> int:
+    return probe.process_memory().pinned
+
+
+# Which one, and what it can do -------------------------------------------------------------------
+
+
+def test_it_is_chosen_where_the_kernel_has_it(process: pf.Process, vfio_edu64: str) -> None:
+    """And VFIO's own container where that is asked for, one after the other."""
+    device = find_device(vfio_edu64)
+    assert missing(device) is None
+    assert choose(device) == "iommufd"
+    with opened(vfio_edu64) as found:
+        assert found.bus.container.name == "iommufd"
+        assert found.bus.limits.anchor is pf.Anchor.IOMMUFD
+    if Path(vfio.CONTAINER).exists():
+        with pf.open_bus(f"vfio:{vfio_edu64}", backend="type1") as iommu:
+            assert iommu.limits.anchor is pf.Anchor.VFIO
+    with pf.open_bus(f"vfio:{vfio_edu64}", backend="iommufd") as iommu:
+        assert iommu.limits.anchor is pf.Anchor.IOMMUFD
+
+
+def test_the_ranges_are_the_iommus(vfio_edu64: str) -> None:
+    """They lack the addresses of interrupts, and are those of Type1."""
+    with container(vfio_edu64) as made:
+        ranges = made.ranges()
+        assert made.page_sizes()[0] == P
+        assert made.limit() is None
+    assert ranges[0].start == 0
+    assert not any(r.start <= MSI < r.stop for r in ranges)
+    assert ranges == tuple(sorted(ranges))
+    if Path(vfio.CONTAINER).exists():
+        with pf.open_bus(f"vfio:{vfio_edu64}", backend="type1") as iommu:
+            first, last = iommu.limits.apertures[0], iommu.limits.apertures[-1]
+        assert (first.stop, last.stop) == (ranges[0].stop, ranges[-1].stop)
+
+
+# What the device reaches -------------------------------------------------------------------------
+
+
+def test_the_device_moves_bytes(process: pf.Process, vfio_edu64: str, way: str) -> None:
+    """Of memory that nobody had written to when it was pinned: no zero page is in its place."""
+    content = os.urandom(2 * P)
+    with (
+        edu(vfio_edu64) as (found, driver),
+        pf.Vmo(2 * P) as source,
+        pf.Vmo(3 * P) as target,
+    ):
+        before, locked = pinned_bytes(), probe.process_memory().locked
+        with HostCalls() as made:
+            come = found.bti.pin(source, perms=READ)
+        assert ("iommufd_map_file" if way == "file" else "iommufd_map") in made.names
+        with come, found.bti.pin(target, perms=WRITE) as go:
+            assert pinned_bytes() - before == 5 * P
+            assert probe.process_memory().locked == locked
+            source.write(content)
+            driver.transfer(come, go, destination_offset=100)
+            assert target.read(100, 2 * P) == content
+            assert target.read(0, 100) == bytes(100)
+        assert pinned_bytes() == before
+        assert found.bus.faults.total == 0
+
+
+def test_what_is_revoked_is_out_of_reach_at_once(
+    process: pf.Process, vfio_edu64: str, way: str
+) -> None:
+    with edu(vfio_edu64) as (found, driver), pf.Vmo(P) as vmo:
+        vmo.write(b"kept")
+        driver.store(b"lost")
+        with found.bti.pin(vmo, perms=BOTH) as pmt:
+            at = int(pmt.addrs[0])
+            driver.copy_to_device(at, 4, at=100)
+        driver.copy_from_device(at, 4)
+        assert vmo.read(0, 4) == b"kept"
+        assert found.bus.faults[-1].reason is pf.FaultReason.REVOKED
+        assert driver.load(4, at=100) == b"kept"
+
+
+def test_a_permission_is_kept_to(process: pf.Process, vfio_edu64: str, way: str) -> None:
+    with edu(vfio_edu64) as (found, driver), pf.Vmo(P) as vmo:
+        vmo.write(b"kept")
+        driver.store(b"lost")
+        with found.bti.pin(vmo, perms=READ) as pmt:
+            driver.copy_from_device(int(pmt.addrs[0]), 4)
+            assert vmo.read(0, 4) == b"kept"
+        with found.bti.pin(vmo, perms=WRITE) as pmt:
+            driver.copy_to_device(int(pmt.addrs[0]), 4)
+            assert driver.load(4) != b"kept"
+
+
+class Unmapped:
+    """A memory file that this process has mapped nowhere, as a bus is given one."""
+
+    what, writable = "a memory file", True
+
+    def __init__(self, fd: int, size: int) -> None:
+        self.memfd, self.size = (fd, 0), size
+
+    @property
+    def host_address(self) -> int:
+        raise AssertionError("it has none")
+
+
+def test_a_memory_file_needs_no_mapping(process: pf.Process, vfio_edu64: str) -> None:
+    fd = mm.create_memfd("nowhere", 2 * P)
+    unmapped: Any = Unmapped(fd, 2 * P)
+    with edu(vfio_edu64) as (found, driver):
+        calls.pwrite(fd, b"out", P)
+        found.bus.container.map(unmapped, IOVA, BOTH)
+        driver.copy_to_device(IOVA + P, 3)
+        driver.copy_from_device(IOVA, 3)
+        assert calls.pread(fd, 3, 0) == b"out"
+        found.bus.container.unmap(IOVA, 2 * P)
+    calls.close(fd)
+
+
+# What is refused ---------------------------------------------------------------------------------
+
+
+def test_nothing_else_is_mapped_where_something_is(vfio_edu64: str, way: str) -> None:
+    with container(vfio_edu64) as made, filled() as pinned:
+        made.map(pinned, IOVA, READ)
+        before = pinned_bytes()
+        for iova in (IOVA, IOVA - P, IOVA + 3 * P):
+            with pytest.raises(AlreadyExists):
+                made.map(pinned, iova, READ)
+        assert pinned_bytes() == before
+        made.map(pinned, IOVA + 4 * P, READ)
+        assert pinned_bytes() == before + 4 * P  # the same pages, charged again
+        made.unmap(IOVA + 4 * P, 4 * P)
+        made.unmap(IOVA, 4 * P)
+
+
+@pytest.mark.parametrize("iova", [MSI, IOVA + 1, 1 << 63], ids=["interrupts", "unaligned", "high"])
+def test_an_address_that_cannot_be_is_refused(vfio_edu64: str, way: str, iova: int) -> None:
+    with container(vfio_edu64) as made, filled() as pinned:
+        before = pinned_bytes()
+        with pytest.raises(HostError, match="addresses that the bus reports") as caught:
+            made.map(pinned, iova, READ)
+        assert caught.value.errno == errno.EINVAL
+        assert pinned_bytes() == before
+
+
+def test_a_mapping_is_unmapped_whole_or_not_at_all(vfio_edu64: str) -> None:
+    """Where Type1 says EINVAL, or that it has unmapped no bytes."""
+    with container(vfio_edu64) as made, filled() as pinned:
+        made.map(pinned, IOVA, READ)
+        before = pinned_bytes()
+        for iova, size in ((IOVA, P), (IOVA + P, 3 * P), (IOVA + 4 * P, P)):
+            with pytest.raises(HostError, match="whole and once") as caught:
+                made.unmap(iova, size)
+            assert caught.value.errno == errno.ENOENT
+        assert pinned_bytes() == before
+        with pytest.raises(BadState, match="another number") as told:
+            made.unmap(IOVA, 8 * P)
+        assert (told.value.asked, told.value.available) == (8 * P, 4 * P)
+        assert pinned_bytes() == before - 4 * P
+
+
+def test_the_limit_is_on_pinned_memory(vfio_edu64: str) -> None:
+    """Who has no CAP_IPC_LOCK pins as much as RLIMIT_MEMLOCK, each grant counted anew."""
+    found = run(
+        """
+        with pf.open_bus(f"vfio:{sys.argv[1]}", backend="iommufd") as iommu:
+            with iommu.initiator(iommu.bus.requester) as bti, pf.Vmo(32 * PAGE_SIZE) as vmo:
+                give_up_privileges(memlock=16 * PAGE_SIZE)
+                before = probe.process_memory().pinned
+                with bti.pin(vmo, 0, 12 * PAGE_SIZE, perms=pf.Perm.READ) as pmt:
+                    try:
+                        bti.pin(vmo, 0, 5 * PAGE_SIZE, perms=pf.Perm.READ)
+                    except LimitReached as error:
+                        facts = told(error)
+                    held = probe.process_memory().pinned - before
+                bti.pin(vmo, 0, 16 * PAGE_SIZE, perms=pf.Perm.READ).unpin()
+                print(json.dumps([facts, held, probe.process_memory().pinned - before]))
+        """,
+        vfio_edu64,
+    )
+    facts, held, after = found
+    assert (facts["asked"], facts["available"], facts["limit"]) == (5 * P, 4 * P, 16 * P)
+    assert "RLIMIT_MEMLOCK" in facts["text"]
+    assert (held, after) == (12 * P, 0)
+
+
+@pytest.mark.vfio("edu0", "edu1")
+def test_the_limit_is_on_all_the_users_processes(vfio_edu: str, vfio_edu64: str) -> None:
+    """What another process has pinned counts, and cannot be read."""
+    found = run(
+        """
+        reading, told_reading = os.pipe()
+        done_reading, done = os.pipe()
+        child = os.fork()
+        with pf.open_bus(f"vfio:{sys.argv[1 if child else 2]}", backend="iommufd") as iommu:
+            with iommu.initiator(iommu.bus.requester) as bti, pf.Vmo(16 * PAGE_SIZE) as vmo:
+                give_up_privileges(memlock=16 * PAGE_SIZE)
+                if child == 0:
+                    with bti.pin(vmo, 0, 12 * PAGE_SIZE, perms=pf.Perm.READ):
+                        os.write(told_reading, b"!")
+                        os.read(done_reading, 1)
+                else:
+                    os.read(reading, 1)
+                    try:
+                        bti.pin(vmo, 0, 5 * PAGE_SIZE, perms=pf.Perm.READ)
+                    except LimitReached as error:
+                        print(json.dumps(told(error)))
+                    os.write(done, b"!")
+                    os.waitpid(child, 0)
+        """,
+        vfio_edu,
+        vfio_edu64,
+    )
+    assert (found["asked"], found["limit"]) == (5 * P, 16 * P)
+    assert "available" not in found
+    assert "other processes of this user" in found["holder"]
+
+
+def test_who_may_not_open_the_device_is_told_how(vfio_edu64: str) -> None:
+    found = run(
+        """
+        from pinfold.buses.vfio.iommufd import missing
+        from pinfold.buses.vfio.open import find_device
+        os.chmod("/dev/iommu", 0o666)
+        give_up_privileges()
+        reason = missing(find_device(sys.argv[1]))
+        try:
+            pf.open_bus(f"vfio:{sys.argv[1]}", backend="iommufd")
+        except AccessDenied as error:
+            print(json.dumps([told(error), told(reason)]))
+        """,
+        vfio_edu64,
+    )
+    for error in found:
+        assert error["class"] == AccessDenied.__name__
+        assert "chown" in error["text"]
+        assert "/dev/vfio/devices/vfio" in error["text"]
+
+
+def test_a_device_is_one_users_at_a_time(vfio_edu64: str) -> None:
+    """By its own file or by its group's."""
+    device = find_device(vfio_edu64)
+    before = HostState.now()
+    with container(vfio_edu64):
+        with pytest.raises(Unavailable, match="in use"):
+            IommufdContainer(device)
+        with pytest.raises(OSError, match="busy"):
+            calls.open_file(vfio.group_path(device.group or 0), os.O_RDWR)
+    group = calls.open_file(vfio.group_path(device.group or 0), os.O_RDWR)
+    with pytest.raises(Unavailable, match="in use"):
+        IommufdContainer(device)
+    calls.close(group)
+    IommufdContainer(device).close()
+    assert before.difference(HostState.now()) == []
+
+
+def test_a_device_has_a_file_of_its_own(vfio_edu64: str) -> None:
+    """Source: vfio.rst: vfio-dev in sysfs is there while a VFIO driver has the device."""
+    device = find_device(vfio_edu64)
+    assert device.cdev is not None
+    assert Path(device.cdev).is_char_device()
+    with pytest.raises(NotSupported, match="there is no"):
+        IommufdContainer(replace(device, cdev="/dev/vfio/devices/none"))
+
+
+# From beginning to end ---------------------------------------------------------------------------
+
+
+def test_whatever_is_refused_while_opening_leaves_nothing(vfio_edu64: str) -> None:
+    device = find_device(vfio_edu64)
+    before = HostState.now()
+    with HostCalls() as made:
+        IommufdContainer(device).close()
+    for n in range(1, made.names.index("iommufd_detach") + 1):
+        with FailNth(n, errno.EIO), pytest.raises(HostError):
+            IommufdContainer(device)
+    assert before.difference(HostState.now()) == []
+    IommufdContainer(device).close()
+
+
+def test_closing_ends_every_mapping(vfio_edu64: str) -> None:
+    """Live ones, too, and the device is free for the next."""
+    with filled() as pinned:
+        before = pinned_bytes()
+        made = IommufdContainer(find_device(vfio_edu64))
+        made.map(pinned, IOVA, BOTH)
+        made.map(pinned, 2 * IOVA, READ)
+        assert pinned_bytes() == before + 8 * P
+        made.close()
+        assert pinned_bytes() == before
+        with container(vfio_edu64):
+            assert pinned_bytes() == before
+
+
+def test_a_childs_copies_change_nothing(vfio_edu64: str) -> None:
+    """It closes them without a request; the parent's mapping stays."""
+    found = run(
+        """
+        from pinfold.buses.vfio.iommufd import IommufdContainer
+        from pinfold.buses.vfio.open import find_device
+        from tests.host.filled import filled
+        made = IommufdContainer(find_device(sys.argv[1]))
+        with filled() as pinned:
+            made.map(pinned, 1 << 40, 3)
+            child = os.fork()
+            if child == 0:
+                made.abandon()
+                made.close()
+                open_ = [os.readlink(f"/proc/self/fd/{fd}") for fd in range(3, 50)
+                         if os.path.lexists(f"/proc/self/fd/{fd}")]
+                os._exit(any("vfio" in name or "iommu" in name for name in open_))
+            status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+            held = probe.process_memory().pinned
+            made.unmap(1 << 40, 4 * PAGE_SIZE)
+            print(json.dumps([status, held, probe.process_memory().pinned]))
+        made.close()
+        """,
+        vfio_edu64,
+    )
+    assert found == [0, 4 * P, 0]
+
+
+# Why it is done as it is -------------------------------------------------------------------------
+
+
+def test_without_a_device_a_mapping_pins_nothing() -> None:
+    """The reason to attach first: this kernel takes a mapping of no memory at all."""
+    iommu = iommufd.open_iommu()
+    ioas = iommufd.alloc_ioas(iommu)
+    before = pinned_bytes()
+    hole = mm.reserve(P)
+    iommufd.map_memory(iommu, ioas, hole, IOVA, P, abi.IOMMU_IOAS_MAP_READABLE)
+    assert pinned_bytes() == before
+    mm.unmap(hole, P)
+    calls.close(iommu)
+
+
+def test_a_sealed_file_is_kept_from_the_device(vfio_edu64: str) -> None:
+    """The kernel would let it write, if it were asked by the descriptor."""
+    fd = mm.create_memfd("sealed", 4 * P)
+    mm.seal(fd, F_SEAL_SEAL | F_SEAL_SHRINK | F_SEAL_WRITE)
+    with container(vfio_edu64) as made, filled(backing=adopted(fd)) as pinned:
+        with pytest.raises(HostError, match="writable") as caught:
+            made.map(pinned, IOVA, WRITE)
+        assert caught.value.errno == errno.EFAULT
+        made.map(pinned, IOVA, READ)
+        made.unmap(IOVA, 4 * P)
+    iommu, device = iommufd.open_iommu(), iommufd.open_device(find_device(vfio_edu64).cdev or "")
+    iommufd.bind(device, iommu)
+    ioas = iommufd.alloc_ioas(iommu)
+    iommufd.attach(device, ioas)
+    iommufd.map_file(iommu, ioas, fd, 0, IOVA, 4 * P, abi.IOMMU_IOAS_MAP_WRITEABLE)
+    for descriptor in (device, iommu, fd):
+        calls.close(descriptor)
