@@ -23,6 +23,7 @@ MADV_DONTFORK: Final = 10
 MADV_PAGEOUT: Final = 21
 MADV_POPULATE_READ: Final = 22
 MADV_POPULATE_WRITE: Final = 23
+MADV_COLLAPSE: Final = 25
 
 # <asm-generic/errno.h>
 EHWPOISON: Final = 133
@@ -30,7 +31,9 @@ EHWPOISON: Final = 133
 # <linux/memfd.h>
 MFD_CLOEXEC: Final = 0x1
 MFD_ALLOW_SEALING: Final = 0x2
+MFD_HUGETLB: Final = 0x4
 MFD_NOEXEC_SEAL: Final = 0x8
+MFD_HUGE_SHIFT: Final = 26
 
 # <linux/fcntl.h>, <asm-generic/fcntl.h>
 F_GETFL: Final = 3

@@ -29,14 +29,17 @@ from pinfold.units import PAGE_SHIFT, PAGE_SIZE, HostVa
 _RESERVE = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE
 
 
-def create_memfd(name: str, size: int) -> int:
+def create_memfd(name: str, size: int, *, huge: int | None = None) -> int:
     """A new memfd of ``size`` bytes with nothing committed; its descriptor.
 
-    The name is for /proc and is cut to what the kernel takes (249 bytes).
+    The name is for /proc and is cut to what the kernel takes (249 bytes). With ``huge`` it is made
+    of huge pages of so many bytes, a power of two: ENODEV where the machine has none of that size.
     """
     printable = name.encode("utf-8", "backslashreplace").replace(b"\0", b"?")
     short = printable[:249].decode(errors="ignore")
     flags = abi.MFD_CLOEXEC | abi.MFD_ALLOW_SEALING
+    if huge is not None:
+        flags |= abi.MFD_HUGETLB | (huge.bit_length() - 1) << abi.MFD_HUGE_SHIFT
     try:
         fd = calls.memfd_create(short, flags | abi.MFD_NOEXEC_SEAL)
     except OSError as error:
@@ -134,6 +137,11 @@ def page_out(address: HostVa, size: int) -> None:
 def remove(address: HostVa, size: int) -> None:
     """Free the pages and the backing store of a shared mapped range; EINVAL where it is locked."""
     calls.madvise(address, size, abi.MADV_REMOVE)
+
+
+def allocate(fd: int, size: int) -> None:
+    """Commit ``[0, size)`` of a file. In huge pages: ENOSPC where too few are free."""
+    calls.fallocate(fd, 0, 0, size)
 
 
 def punch(fd: int, offset: int, size: int) -> None:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Generator
 
 _PROC_BYTES = 1 << 16
+_HUGE_PAGES = "/sys/kernel/mm/hugepages"
 
 
 def _proc_fields(path: str) -> dict[str, str]:
@@ -81,6 +82,42 @@ def address_space_limit() -> int | None:
     """RLIMIT_AS in bytes, None for no limit."""
     soft, _hard = resource.getrlimit(resource.RLIMIT_AS)
     return None if soft == resource.RLIM_INFINITY else soft
+
+
+@dataclass(frozen=True, slots=True)
+class HugePages:
+    """The huge pages of one size that the machine has set aside."""
+
+    size: int
+    """Bytes in each."""
+    total: int
+    free: int
+    count_file: str
+    """Where root says how many there are to be."""
+
+
+def huge_pages() -> list[HugePages]:
+    """Each size of huge pages, ascending; none where the kernel has no hugetlbfs."""
+    calls.intercept("listdir")
+    try:
+        names = os.listdir(_HUGE_PAGES)
+    except FileNotFoundError:
+        return []
+    found = []
+    for name in names:  # hugepages-2048kB
+        folder = f"{_HUGE_PAGES}/{name}"
+        size = int(name.removeprefix("hugepages-").removesuffix("kB")) * KIB
+        total, free = _number(f"{folder}/nr_hugepages"), _number(f"{folder}/free_hugepages")
+        found.append(HugePages(size, total, free, f"{folder}/nr_hugepages"))
+    return sorted(found, key=lambda pages: pages.size)
+
+
+def _number(path: str) -> int:
+    fd = calls.open_file(path, os.O_RDONLY)
+    try:
+        return int(calls.pread(fd, KIB, 0))
+    finally:
+        calls.close(fd)
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,8 +228,4 @@ def page_sizes(start: int, stop: int) -> list[int]:
 
 def max_map_count() -> int:
     """vm.max_map_count: how many mappings a process may have."""
-    fd = calls.open_file("/proc/sys/vm/max_map_count", os.O_RDONLY)
-    try:
-        return int(calls.pread(fd, KIB, 0))
-    finally:
-        calls.close(fd)
+    return _number("/proc/sys/vm/max_map_count")

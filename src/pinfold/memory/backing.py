@@ -27,7 +27,7 @@ from pinfold.host.abi import (
 )
 from pinfold.memory.hosterrors import noted, translated
 from pinfold.memory.window import Export, Window
-from pinfold.units import GIB, MIB, page_down, page_up
+from pinfold.units import GIB, MIB, PAGE_SIZE, page_down, page_up
 
 if TYPE_CHECKING:
     from pinfold.memory.ranges import Interval
@@ -47,6 +47,7 @@ class Backing:
       length: bytes that the file really has; the last page may be partly beyond it.
       writable: the descriptor and the caller allow writing.
       sealed: nobody, ourselves included, can make the file shorter than `size` behind our back.
+      grain: bytes in each page of the file; mappings of it begin and end at multiples.
       exclusive: nobody outside can punch holes in it, so what we committed stays committed.
       own_position: the descriptor's position is nobody else's: looking for data moves it.
     """
@@ -57,6 +58,7 @@ class Backing:
         "closed",
         "exclusive",
         "fd",
+        "grain",
         "inode",
         "kind",
         "length",
@@ -78,6 +80,7 @@ class Backing:
         self.writable = writable
         self.sealed = False
         self.exclusive = False
+        self.grain = PAGE_SIZE
         self.own_position = True
         self.closed = False
         self.inode: tuple[int, int] | None = None
@@ -250,7 +253,8 @@ class Backing:
             except NoMemory:
                 if size == self.size:
                     raise
-        return Window(self, offset, size)
+        lead = offset % self.grain
+        return Window(self, offset - lead, lead + size)
 
     def export(self, offset: int, size: int, *, writable: bool) -> tuple[Export, Window | None]:
         """The bytes of a range for somebody else to hold; and the window that must outlive them.
@@ -266,10 +270,13 @@ class Backing:
             except BaseException:
                 window.release()
                 raise
-        start = page_down(offset)
+        start = offset - offset % self.grain
+        length = offset + size - start
+        if self.grain > PAGE_SIZE:
+            length += -length % self.grain
         with translated("map a view", asked=size):
-            mapped = calls.readonly_mapping(self.fd, self.base + start, offset + size - start)
-        return Export(mapped, memoryview(mapped)[offset - start :]), None
+            mapped = calls.readonly_mapping(self.fd, self.base + start, length)
+        return Export(mapped, memoryview(mapped)[offset - start : offset - start + size]), None
 
     def lend_again(self, window: Window) -> None:
         """A window in use has one user more."""

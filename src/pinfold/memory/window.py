@@ -24,12 +24,14 @@ class Export(NamedTuple):
 class Window:
     """A counted mapping of ``[offset, offset + size)`` of a backing."""
 
-    __slots__ = ("_backing", "address", "offset", "size", "users", "view")
+    __slots__ = ("_backing", "_mapped", "address", "offset", "size", "users", "view")
 
     def __init__(self, backing: Backing, offset: int, size: int) -> None:
         prot = PROT_READ | PROT_WRITE if backing.writable else PROT_READ
         with translated("map a window", asked=size):
             self.address = mm.map_shared(backing.fd, backing.base + offset, size, prot)
+        # Of huge pages Linux maps whole ones whatever it was asked, and unmaps nothing but those.
+        self._mapped = size + -size % backing.grain
         self._backing = backing
         self.offset = offset
         self.size = size
@@ -57,4 +59,4 @@ class Window:
     def unmap(self) -> None:
         """Give the address range back. Only the backing calls this, when no user is left."""
         with translated("unmap a window", asked=self.size):
-            mm.unmap(self.address, self.size)
+            mm.unmap(self.address, self._mapped)

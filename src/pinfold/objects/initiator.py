@@ -276,10 +276,15 @@ class BtiObject(KernelObject):
     def revoke_quarantined(self, token: PmtObject) -> None:
         """Shut the device out of a quarantined pin; the pages stay held.
 
+        Not where revoking shuts nobody out and the grant is what holds the pages in place: the
+        device may be writing to them yet. There the grant ends when the quarantine does.
+
         Raises:
           Unavailable: a finaliser inside an access of its own thread, whose end settles it.
         """
         if not token.granted or token.koid not in self.quarantined:
+            return
+        if token.pinned.anchor.in_place and not self.limits.isolates:
             return
         try:
             self.space.revoke(token.grant)

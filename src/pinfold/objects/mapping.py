@@ -18,12 +18,12 @@ from typing import TYPE_CHECKING, Any, Self, cast
 import numpy as np
 
 from pinfold import sites
-from pinfold.errors import AccessDenied, InvalidArgs, NotFound, OutOfRange
+from pinfold.errors import AccessDenied, InvalidArgs, NotFound, NotSupported, OutOfRange
 from pinfold.memory.hosterrors import noted
 from pinfold.memory.mapped import READ, WRITE, Lease, Mapped, Piece, lent, refuse
 from pinfold.memory.reach import move_edge
 from pinfold.rights import Perm, describe_perms
-from pinfold.units import FILE_LIMIT, HostVa, page_up
+from pinfold.units import FILE_LIMIT, PAGE_SIZE, HostVa, page_up
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -330,8 +330,15 @@ def show(
 
     Raises:
       BadState, NoMemory, AccessDenied, HostError: as `Region.map`.
+      NotSupported: memory of huge pages. Linux maps whole ones, over whatever is there.
     """
     backing = vmo.pages.backing
+    if backing.grain > PAGE_SIZE:
+        raise NotSupported(
+            f"{vmo} is made of huge pages, which a Vmar cannot map page by page",
+            limit=backing.grain,
+            remedy="use its view(), read() and write()",
+        )
     if not backing.writable:
         allowed &= ~WRITE
     made = Mapping(region, vmo, allowed, start, size, offset, follows=follows)

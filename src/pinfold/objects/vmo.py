@@ -12,6 +12,7 @@ from pinfold.errors import InvalidArgs
 from pinfold.memory.backing import Backing
 from pinfold.memory.files import adopted, opened
 from pinfold.memory.hosterrors import noted
+from pinfold.memory.hugepages import in_one_run
 from pinfold.memory.pages import Pages
 from pinfold.objects.initiator import BtiObject
 from pinfold.objects.memory_object import MAX_SIZE, VmoObject
@@ -180,8 +181,10 @@ class Vmo(VmoRelatives):
     ) -> Vmo:
         """Memory in one physical run, all of it committed.
 
-        On buses with simulated physical addresses the run is simulated. The object keeps no
-        reference to ``bti``.
+        On buses with simulated physical addresses the run is simulated, and so it is on those that
+        translate. On a bus that gives out real frames (`BusLimits.real_frames`) it is made of huge
+        pages, which the machine's owner has to have set aside, and no `Vmar` maps it. The object
+        keeps no reference to ``bti``.
 
         Args:
           size: bytes, whole pages, > 0.
@@ -191,6 +194,7 @@ class Vmo(VmoRelatives):
           InvalidArgs: ``size`` or ``alignment`` is not as above.
           AccessDenied: ``bti`` lacks MAP.
           NoMemory: no such run is left, or the host has no memory.
+          NotSupported: real frames are asked for, and the kernel has no huge pages.
 
         Source: zx_vmo_create_contiguous.
         """
@@ -201,9 +205,11 @@ class Vmo(VmoRelatives):
             raise InvalidArgs("an alignment is a power of two, at least a page", asked=alignment)
         process = process or current_process()
         with process.kernel.lock:
-            if bti._demand(BtiObject, _MAP).kernel is not process.kernel:
+            device = bti._demand(BtiObject, _MAP)
+            if device.kernel is not process.kernel:
                 raise InvalidArgs(f"{bti!r} belongs to another kernel", remedy="make both in one")
-        return cls.one_run(process, size, alignment, name=name)
+            real = device.limits.real_frames
+        return cls.one_run(process, size, alignment, name=name, real_frames=real)
 
     @classmethod
     def one_run(
@@ -214,13 +220,20 @@ class Vmo(VmoRelatives):
         *,
         name: str = "",
         rights: int | None = None,
+        real_frames: bool = False,
     ) -> Vmo:
         """`contiguous`, for a caller that has checked who may have it, and what they ask for.
 
         Args:
           rights: of the handle; by default what a new object's has.
+          real_frames: one run of the frames that Linux has it in, beside the simulated one.
         """
-        backing = Backing.memfd(checked_size(size), name=name, resizable=False)
+        size = checked_size(size)
+        backing = (
+            in_one_run(size, alignment, name=name)
+            if real_frames
+            else Backing.memfd(size, name=name, resizable=False)
+        )
         made = cls.__new__(cls)
         target = made._adopt(
             process,
