@@ -5,6 +5,7 @@
 # kernel makes one access of, except that some split eight bytes in two.
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 from pinfold.errors import BadState, HostError, InvalidArgs, OutOfRange, WrongProcess
@@ -133,11 +134,17 @@ class VfioBar:
         return None, offset
 
     def close(self) -> None:
-        """Let go of the device's memory. Twice is once."""
+        """Let go of the device's memory. Twice is once.
+
+        Raises HostError: the kernel refused; the mapping goes as soon as nobody has this object.
+        """
         self._refusal = self._refusal or BadState
+        mapped, self._mapped = self._mapped, []
+        each_tried([partial(self._unmap, registers) for _, _, registers in mapped])
+
+    def _unmap(self, registers: MappedRegisters) -> None:
         with translated(f"unmap BAR {self.index}"):
-            each_tried([registers.close for _, _, registers in self._mapped])
-        self._mapped = []
+            registers.close()
 
     def abandon(self) -> None:
         """In a forked child: the mappings were not inherited."""

@@ -160,8 +160,10 @@ class KernelFaultLog(FaultLog):
 
     def close(self) -> None:
         """Look once more, then no longer; what was found stays."""
-        self.look()
-        self._drop()
+        try:
+            self.look()
+        finally:
+            self._drop()
 
     def abandon(self) -> None:
         """In a forked child: close the child's copy of the descriptor; no more is found."""

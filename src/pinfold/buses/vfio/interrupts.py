@@ -117,9 +117,9 @@ class DeviceInterrupts:
     def close(self) -> None:
         """The descriptor is about to be closed: take the eventfds out. Twice is once."""
         with self._lock:
+            self._refusal = self._refusal or BadState
             if self._enabled is not None:
                 self._enabled.disable()
-            self._refusal = self._refusal or BadState
 
     def abandon(self) -> None:
         """In a forked child: close the child's copies of the eventfds."""
