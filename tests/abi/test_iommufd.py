@@ -35,11 +35,12 @@ CONSTANTS: Final = {
 }
 
 ENUMERATED: Final = {
-    "IOMMU_IOAS_MAP_FIXED_IOVA",
-    "IOMMU_IOAS_MAP_WRITEABLE",
-    "IOMMU_IOAS_MAP_READABLE",
+    "IOMMU_IOAS_MAP_FIXED_IOVA": "IOMMU_IOAS_MAP",
+    "IOMMU_IOAS_MAP_WRITEABLE": "IOMMU_IOAS_MAP",
+    "IOMMU_IOAS_MAP_READABLE": "IOMMU_IOAS_MAP",
+    "IOMMU_HW_INFO_TYPE_INTEL_VTD": "IOMMU_GET_HW_INFO",
 }
-"""Those that no #ifdef can ask for; they came with IOMMU_IOAS_MAP."""
+"""Those that no #ifdef can ask for, and what they came with."""
 
 STRUCTS: Final = {
     "DESTROY": ("iommu_destroy", "IOMMU_DESTROY", "size id"),
@@ -61,6 +62,12 @@ STRUCTS: Final = {
         "size flags ioas_id fd start length iova",
     ),
     "UNMAP": ("iommu_ioas_unmap", "IOMMU_IOAS_UNMAP", "size ioas_id iova length"),
+    "HW_INFO": (
+        "iommu_hw_info",
+        "IOMMU_GET_HW_INFO",
+        "size flags dev_id data_len data_uptr out_data_type",
+    ),
+    "VTD_INFO": ("iommu_hw_info_vtd", "IOMMU_GET_HW_INFO", "flags __reserved cap_reg ecap_reg"),
     "BIND": (
         "vfio_device_bind_iommufd",
         "VFIO_DEVICE_BIND_IOMMUFD",
@@ -80,7 +87,7 @@ OURS: Final = {name: value for name, value in vars(iommufd).items() if type(valu
 
 def offsets(layout: struct.Struct) -> list[int]:
     """Where each field of a packed structure begins, and where the last one ends."""
-    codes = layout.format.removeprefix("=")
+    codes = layout.format.removeprefix("=").partition("4x")[0]  # what the header calls reserved
     return [struct.calcsize("=" + codes[:count]) for count in range(len(codes) + 1)]
 
 
@@ -99,7 +106,7 @@ def headers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         )
 
     for name in sorted(CONSTANTS):
-        ask("IOMMU_IOAS_MAP" if name in ENUMERATED else name, name, name)
+        ask(ENUMERATED.get(name, name), name, name)
     for ours, (theirs, macro, fields) in STRUCTS.items():
         kind = f"struct {theirs}"
         for at, field in enumerate(fields.split()):

@@ -48,6 +48,7 @@ READ, WRITE = int(Perm.READ), int(Perm.WRITE)
 SIZE: Final = 4 * PAGE_SIZE
 IOVA: Final = 0x10000
 IOAS: Final = 7
+NUMBER: Final = 3
 RANGES: Final[tuple[tuple[int, int], ...]] = ((0, 0xFEDF_FFFF), (0xFEF0_0000, (1 << 48) - 1))
 
 NAMES: Final = {
@@ -66,6 +67,8 @@ class Model:
         self.mapped: dict[int, tuple[int, tuple[int, ...]]] = {}
         """By address: how long, and the fields of the request after its own length."""
         self.ranges = RANGES
+        self.hardware = (1, 1 << 34)
+        """What kind of IOMMU it has, and the capability register of Intel's."""
         self.attached = False
         self.spaces: set[int] = set()
 
@@ -85,7 +88,7 @@ class Model:
         _, flags, iommu, _ = struct.unpack("=IIiI", argument)
         os.fstat(iommu)
         assert flags == 0
-        struct.pack_into("=I", argument, 12, 1)
+        struct.pack_into("=I", argument, 12, NUMBER)
 
     def ioas_alloc(self, argument: bytearray) -> None:
         self.spaces.add(IOAS)
@@ -114,6 +117,13 @@ class Model:
         memory = calls.buffer_at(table, 16 * len(self.ranges))
         for at, (first, last) in enumerate(self.ranges):
             struct.pack_into("=QQ", memory, 16 * at, first, last)
+
+    def get_hw_info(self, argument: bytearray) -> None:
+        _, flags, device, room, table, _ = struct.unpack("=IIIIQI4x", argument)
+        assert (flags, device, room, self.attached) == (0, NUMBER, 24, True)
+        kind, register = self.hardware
+        struct.pack_into("=IIQQ", calls.buffer_at(table, room), 0, 0, 0, register, 0)
+        struct.pack_into("=I", argument, 24, kind)
 
     def ioas_map(self, argument: bytearray) -> None:
         self._map(argument, "=IIIIQQQ")
@@ -195,6 +205,7 @@ def test_a_file_that_is_no_iommufd_knows_none_of_the_requests() -> None:
     fd = calls.open_file("/dev/null", os.O_RDWR)
     try:
         assert not iommufd.has_map_file(fd)
+        assert iommufd.vtd_capabilities(fd, 1) is None
         for call in (
             lambda: iommufd.bind(fd, fd),
             lambda: iommufd.attach(fd, 1),
@@ -238,8 +249,31 @@ def test_ranges_are_half_open_and_as_many_as_there_are(model: Model) -> None:
     assert container.ranges() == tuple(
         ByteRange(at << 20, (at << 20) + 0x1000) for at in range(100)
     )
-    assert container.page_sizes() == (PAGE_SIZE,)
     assert container.limit() is None
+    container.close()
+
+
+@pytest.mark.parametrize(
+    ("hardware", "larger"),
+    [((1, 1 << 34), (2 << 20,)), ((1, 3 << 34), (2 << 20, 1 << 30)), ((1, 0), ()), ((2, -1), ())],
+    ids=["2M", "2M 1G", "none", "not Intel's"],
+)
+def test_larger_pages_are_what_vtd_says(
+    model: Model, hardware: tuple[int, int], larger: tuple[int, ...]
+) -> None:
+    """Source: Intel VT-d specification 11.4.2, SSLPS."""
+    model.hardware = hardware[0], hardware[1] & (1 << 64) - 1
+    container = IommufdContainer(DEVICE)
+    assert container.page_sizes() == (PAGE_SIZE, *larger)
+    container.close()
+
+
+@pytest.mark.parametrize("error", [errno.ENOTTY, errno.EOPNOTSUPP])
+def test_a_kernel_may_say_nothing_of_the_iommu(model: Model, error: int) -> None:
+    """Linux 6.2 to 6.5 do not know the request, and not all drivers answer it."""
+    model.refuse[abi.IOMMU_GET_HW_INFO] = error
+    container = IommufdContainer(DEVICE)
+    assert container.page_sizes() == (PAGE_SIZE,)
     container.close()
 
 
@@ -254,6 +288,7 @@ def test_the_device_is_attached_before_anything_is_mapped(model: Model) -> None:
         "ioas_alloc",
         "attach_iommufd_pt",
         "ioas_iova_ranges",
+        "get_hw_info",
         "ioas_map_file",
     ]
     assert not model.mapped
@@ -337,6 +372,7 @@ def test_a_forked_childs_copies_are_closed_and_nothing_is_undone(
         ("iommufd_attach", errno.EBUSY, Unavailable, "reset"),
         ("iommufd_attach", errno.EADDRINUSE, HostError, "after the device is attached"),
         ("iommufd_ranges", errno.ENOMEM, NoMemory, "IOMMU"),
+        ("iommufd_hw_info", errno.EIO, HostError, "IOMMU"),
         ("iommufd_has_map_file", errno.EIO, HostError, "IOMMU"),
     ],
 )

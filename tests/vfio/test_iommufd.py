@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 import pytest
 
 import pinfold as pf
+from pinfold.buses.vfio import VfioBus
 from pinfold.buses.vfio.iommufd import IommufdContainer, missing
 from pinfold.buses.vfio.open import choose, find_device
 from pinfold.errors import (
@@ -94,17 +95,20 @@ def test_it_is_chosen_where_the_kernel_has_it(process: pf.Process, vfio_edu64: s
         assert iommu.limits.anchor is pf.Anchor.IOMMUFD
 
 
-def test_the_ranges_are_the_iommus(vfio_edu64: str) -> None:
-    """They lack the addresses of interrupts, and are those of Type1."""
+def test_the_ranges_are_the_iommus(process: pf.Process, vfio_edu64: str) -> None:
+    """They lack the addresses of interrupts, and are those of Type1, as the page sizes are."""
     with container(vfio_edu64) as made:
         ranges = made.ranges()
-        assert made.page_sizes()[0] == P
+        sizes = made.page_sizes()
+        assert sizes[0] == P
         assert made.limit() is None
     assert ranges[0].start == 0
     assert not any(r.start <= MSI < r.stop for r in ranges)
     assert ranges == tuple(sorted(ranges))
     if Path(vfio.CONTAINER).exists():
         with pf.open_bus(f"vfio:{vfio_edu64}", backend="type1") as iommu:
+            assert isinstance(iommu.bus, VfioBus)
+            assert iommu.bus.page_sizes == sizes
             first, last = iommu.limits.apertures[0], iommu.limits.apertures[-1]
         assert (first.stop, last.stop) == (ranges[0].stop, ranges[-1].stop)
 

@@ -12,6 +12,10 @@ IOMMU_IOAS_IOVA_RANGES: Final = 0x3B84
 IOMMU_IOAS_MAP: Final = 0x3B85
 IOMMU_IOAS_UNMAP: Final = 0x3B86
 
+# <linux/iommufd.h>, from Linux 6.6 on
+IOMMU_GET_HW_INFO: Final = 0x3B8A
+IOMMU_HW_INFO_TYPE_INTEL_VTD: Final = 1
+
 # <linux/iommufd.h>, from Linux 6.13 on
 IOMMU_IOAS_MAP_FILE: Final = 0x3B8F
 

@@ -32,6 +32,8 @@ RANGES: Final = struct.Struct("=IIIIQQ")
 MAP: Final = struct.Struct("=IIIIQQQ")
 MAP_FILE: Final = struct.Struct("=IIIiQQQ")
 UNMAP: Final = struct.Struct("=IIQQ")
+HW_INFO: Final = struct.Struct("=IIIIQI4x")
+VTD_INFO: Final = struct.Struct("=IIQQ")
 BIND: Final = struct.Struct("=IIiI")
 ATTACH: Final = struct.Struct("=III")
 DETACH: Final = struct.Struct("=II")
@@ -119,6 +121,27 @@ def iova_ranges(iommu: int, ioas: int) -> tuple[tuple[ByteRange, ...], int]:
         pairs = (RANGE.unpack_from(table, at * RANGE.size) for at in range(count))
         # theirs are inclusive
         return tuple(sorted(ByteRange(low, last + 1) for low, last in pairs)), alignment
+
+
+def vtd_capabilities(iommu: int, device: int) -> int | None:
+    """IOMMU_GET_HW_INFO: the capability register of the VT-d unit in front of a bound device.
+
+    None where the IOMMU is none of Intel's, or the kernel does not say what it is.
+    """
+    data = bytearray(VTD_INFO.size)
+    with memoryview(data) as view:
+        address = calls.address_of(view)
+        request = bytearray(HW_INFO.pack(HW_INFO.size, 0, device, len(data), address, 0))
+        try:
+            _request("hw_info", iommu, abi.IOMMU_GET_HW_INFO, request)
+        except OSError as error:
+            if error.errno in (errno.ENOTTY, errno.EOPNOTSUPP):
+                return None
+            raise
+    if HW_INFO.unpack(request)[5] != abi.IOMMU_HW_INFO_TYPE_INTEL_VTD:
+        return None
+    capabilities: int = VTD_INFO.unpack(data)[2]
+    return capabilities
 
 
 def has_map_file(iommu: int) -> bool:

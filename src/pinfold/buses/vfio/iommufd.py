@@ -70,6 +70,11 @@ _ATTACH_REMEDIES: Final = {
 }
 
 
+_VTD_PAGES: Final = ((1 << 34, 21), (1 << 35, 30))
+"""Bits of VT-d's capability register, and of an address in a page. Source: Intel VT-d
+specification 11.4.2, SSLPS."""
+
+
 def missing(device: PciDevice) -> PinfoldError | None:
     """Why ``device`` is not to be had through an iommufd; None where it can be tried.
 
@@ -127,7 +132,7 @@ class IommufdContainer:
 
     def _bind(self) -> None:
         try:
-            iommufd.bind(self._device, self._iommu)
+            self._number = iommufd.bind(self._device, self._iommu)
         except OSError as error:
             # EBUSY: the file of its group is open, or the kernel drives a neighbour in the group.
             # EINVAL: its own file was bound before, by somebody who opened it, too.
@@ -153,7 +158,10 @@ class IommufdContainer:
             remedy = _ATTACH_REMEDIES.get(error.errno or 0)
             raise HostError(what, error, remedy=remedy) from error
         with translated("ask what the IOMMU can do"):
-            self._ranges, self._alignment = iommufd.iova_ranges(self._iommu, self._ioas)
+            self._ranges, smallest = iommufd.iova_ranges(self._iommu, self._ioas)
+            able = iommufd.vtd_capabilities(self._iommu, self._number) or 0
+            larger = (1 << shift for bit, shift in _VTD_PAGES if able & bit)
+            self._page_sizes = (smallest, *larger)
             self._takes_files = iommufd.has_map_file(self._iommu)
 
     @property
@@ -175,8 +183,11 @@ class IommufdContainer:
         return self._ranges
 
     def page_sizes(self) -> tuple[int, ...]:
-        """See `Container.page_sizes`. iommufd tells the smallest alone, to which mappings align."""
-        return (self._alignment,)
+        """See `Container.page_sizes`: what mappings align to, and what Intel's units say of theirs.
+
+        Of other IOMMUs iommufd tells the smallest alone.
+        """
+        return self._page_sizes
 
     def limit(self) -> int | None:
         """See `Container.limit`: iommufd has none."""
