@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import io
 import os
-import selectors
 import shlex
 import shutil
 import signal
@@ -15,11 +14,12 @@ import subprocess
 import sys
 import tarfile
 import tempfile
+import threading
 import time
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 from tests.rig import root
 from tests.rig.machine import DEVICES, NVME_BYTES, OUT_BYTES, Machine
@@ -50,7 +50,7 @@ _LEFT_OUT = {
 _BOOT_SECONDS = 120
 _END_SECONDS = 60
 _USER = 1000
-_READY = b"rig: ready"
+_READY = "rig: ready"
 _FAILED = "rig: FAILED: "
 
 
@@ -69,7 +69,7 @@ class Job:
     memlock: int | None = None
     """RLIMIT_MEMLOCK in KiB; None leaves the kernel's."""
     hugepages: int = 0
-    """Of 2 MiB, reserved at boot."""
+    """Of 2 MiB, set aside before anything else uses memory."""
     environment: Mapping[str, str] = field(default_factory=dict)
 
     def addresses(self) -> list[str]:
@@ -105,7 +105,7 @@ class Job:
             "TIMEOUT": str(self.timeout),
             "BIND": " ".join(self.addresses()),
             "OWNER": owner,
-            "HUGEPAGES": str(self.hugepages or ""),
+            "HUGEPAGES": str(self.hugepages),
         }
         exports = [
             f"export {name}={shlex.quote(value)}" for name, value in self.variables().items()
@@ -121,6 +121,7 @@ class Job:
                 [*exports, "cd /checkout", f"exec {shlex.join(self.command)}", ""]
             ),
         }
+        # Whole sectors, as any tar; and names of any length in the one way that busybox reads.
         with tarfile.open(disk, "w", format=tarfile.GNU_FORMAT) as tar:
             for name, text in texts.items():
                 _add(tar, name, text.encode(), 0o755, int(time.time()))
@@ -147,15 +148,6 @@ def _add(tar: tarfile.TarFile, name: str, data: bytes, mode: int, modified: int)
     tar.addfile(entry, io.BytesIO(data))
 
 
-@dataclass
-class _Watched:
-    """What has been seen of a guest so far."""
-
-    console: bytearray = field(default_factory=bytearray)
-    ready: bool = False
-    late: bool = False
-
-
 def run(images: Images, job: Job, machine: Machine, out: Path) -> int:
     """Boot a guest, run the command, bring back what it left.
 
@@ -174,99 +166,75 @@ def run(images: Images, job: Job, machine: Machine, out: Path) -> int:
       RigError: the guest did not boot, or died; with what it said last.
     """
     out.mkdir(parents=True, exist_ok=True)
+    console, log = out / "console.log", out / "qemu.log"
     with tempfile.TemporaryDirectory(prefix="pinfold-rig-") as scratch:
         work = Path(scratch)
         job.pack(work / "in")
         for name, size in (("out", OUT_BYTES), ("nvme", NVME_BYTES)):
             with (work / name).open("wb") as disk:
                 disk.truncate(size)
-        pad = (work / "in").stat().st_size
-        os.truncate(work / "in", -(-pad // 512) * 512)
-        append = f"{machine.append} hugepages={job.hugepages}" if job.hugepages else machine.append
-        seen = _watch(
-            Machine(machine.mebibytes, machine.accelerator, append, machine.arguments),
-            images,
-            work,
-            job.timeout,
-            out / "qemu.log",
-        )
-        (out / "console.log").write_bytes(seen.console)
+        in_time = _guest(images, job, machine, work, out)
         status = _bring_back(work / "out", out)
-    said = (out / "qemu.log").read_text(errors="replace")
     if status is not None:
         if status == TIMED_OUT:
             say(f"the command ran past its {job.timeout} s")
         return status
-    when = "while the command ran" if seen.ready else "before it was ready"
-    how = "hung" if seen.late else "died"
-    told = bytes(seen.console).decode(errors="replace")
+    told = console.read_text(errors="replace")
+    when = "while the command ran" if _READY in told else "before it was ready"
     why = told.partition(_FAILED)[2].partition("\n")[0].strip()
     # With its own words for it, the whole log is for whoever wants to look.
-    rest = f": {why}" if why else f"\n{said[:2000]}{told[-3000:]}"
+    rest = f": {why}" if why else f"\n{log.read_text(errors='replace')[:2000]}{told[-3000:]}"
+    how = "died" if in_time else "hung"
     raise RigError(f"the guest {how} {when} ({images.release}; logs in {out}){rest}")
 
 
-def _watch(machine: Machine, images: Images, work: Path, seconds: int, log: Path) -> _Watched:
-    """Run QEMU to its end, or end it when it is late."""
-    seen = _Watched()
-    pipes = {name: os.pipe() for name in ("console", "stdout", "stderr")}
-    with selectors.DefaultSelector() as selector, log.open("wb") as qemu_log:
-        try:
-            line = machine.command(images, work, {name: w for name, (_, w) in pipes.items()})
-            # Killed, the rig can clean nothing up: then the kernel ends the guest.
-            line = [tool("setpriv"), "--pdeathsig", "KILL", "--", *line]
-            guest = subprocess.Popen(
-                line,
-                stdin=subprocess.DEVNULL,
-                stdout=qemu_log,
-                stderr=qemu_log,
-                pass_fds=[writing for _, writing in pipes.values()],
-            )
-        except BaseException:
-            for reading, _ in pipes.values():
-                os.close(reading)
-            raise
-        finally:
-            for _, writing in pipes.values():
-                os.close(writing)
-        for name, (reading, _) in pipes.items():
-            selector.register(reading, selectors.EVENT_READ, name)
-        try:
-            _follow(selector, seen, guest, seconds)
-        finally:
-            # On an interrupt, too: no guest outlives its rig.
-            if guest.poll() is None and selector.get_map():
-                guest.kill()
-            guest.wait()
-            for key in list(selector.get_map().values()):
-                os.close(key.fd)
-    return seen
+def _guest(images: Images, job: Job, machine: Machine, work: Path, out: Path) -> bool:
+    """Run QEMU to its end; False where it had to be ended, because it was late."""
+    console = out / "console.log"
+    console.unlink(missing_ok=True)
+    pipes = {name: os.pipe() for name in ("stdout", "stderr")}
+    writing = {name: end for name, (_, end) in pipes.items()}
+    # Killed, the rig can clean nothing up: then the kernel ends the guest.
+    line = [tool("setpriv"), "--pdeathsig", "KILL", "--"]
+    line += machine.command(images, work, console, writing)
+    with (out / "qemu.log").open("wb") as log:
+        guest = subprocess.Popen(
+            line, stdin=subprocess.DEVNULL, stdout=log, stderr=log, pass_fds=writing.values()
+        )
+    for end in writing.values():
+        os.close(end)
+    # Not the rig's own descriptors: QEMU would leave a terminal that does not block.
+    pumps = [
+        threading.Thread(target=_pump, args=(reading, getattr(sys, name).buffer, guest))
+        for name, (reading, _) in pipes.items()
+    ]
+    for pump in pumps:
+        pump.start()
+    try:
+        with suppress(subprocess.TimeoutExpired):
+            guest.wait(_BOOT_SECONDS)
+            return True
+        if console.exists() and _READY in console.read_text(errors="replace"):
+            with suppress(subprocess.TimeoutExpired):
+                guest.wait(job.timeout + _END_SECONDS)
+                return True
+        return False
+    finally:
+        guest.kill()
+        guest.wait()
+        for pump in pumps:
+            pump.join()
 
 
-def _follow(
-    selector: selectors.BaseSelector, seen: _Watched, guest: subprocess.Popen[bytes], seconds: int
-) -> None:
-    """Pass on what the guest prints until it has closed everything."""
-    deadline = time.monotonic() + _BOOT_SECONDS
-    while selector.get_map():
-        left = deadline - time.monotonic()
-        if left <= 0 and not seen.late:
-            seen.late = True
-            guest.kill()
-        for key, _ in selector.select(max(left, 0.1)):
-            data = os.read(key.fd, 1 << 16)
-            if not data:
-                selector.unregister(key.fd)
-                os.close(key.fd)
-            elif key.data == "console":
-                seen.console += data
-                if not seen.ready and _READY in seen.console:
-                    seen.ready = True
-                    deadline = time.monotonic() + seconds + _END_SECONDS
-            else:
-                stream = getattr(sys, key.data).buffer
+def _pump(reading: int, stream: BinaryIO, guest: subprocess.Popen[bytes]) -> None:
+    """Pass on what comes, as it comes."""
+    with open(reading, "rb", buffering=0) as source:
+        while data := source.read(1 << 16):
+            try:
                 stream.write(data)
                 stream.flush()
+            except BrokenPipeError:  # nobody listens any more, and the guest would wait for it
+                guest.kill()
 
 
 def _bring_back(disk: Path, out: Path) -> int | None:

@@ -16,7 +16,12 @@ fail() {
 mkdir -p /dev/pts /dev/shm /dev/hugepages
 mount -t devpts devpts /dev/pts
 mount -t tmpfs -o mode=1777 shm /dev/shm
-[ -n "$HUGEPAGES" ] && mount -t hugetlbfs -o mode=1777 hugetlbfs /dev/hugepages
+if [ $HUGEPAGES != 0 ]; then
+    echo $HUGEPAGES > /proc/sys/vm/nr_hugepages
+    read -r got < /proc/sys/vm/nr_hugepages
+    [ "$got" = $HUGEPAGES ] || fail "of $HUGEPAGES huge pages there are $got: give it more memory"
+    mount -t hugetlbfs -o mode=1777 hugetlbfs /dev/hugepages
+fi
 ln -s /proc/self/fd /dev/fd
 ln -s /proc/self/fd/1 /dev/stdout
 ln -s /proc/self/fd/2 /dev/stderr

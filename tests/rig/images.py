@@ -108,7 +108,7 @@ def _made(cache: Path, kind: str, key: object, make: Callable[[Path], None], *, 
 
 def _boot_files(folder: Path, kernel: Kernel) -> None:
     release, modules = kernel.unpack(folder / "kernel")
-    initramfs.write(folder / "initrd", modules)
+    (folder / "initrd").write_bytes(initramfs.archive(modules))
     (folder / "release").write_text(release)
 
 

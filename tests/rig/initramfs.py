@@ -7,90 +7,68 @@ from __future__ import annotations
 
 import stat
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING
 
 from tests.rig.tools import RigError, tool
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-_MAGIC = b"070701"
-_TRAILER = "TRAILER!!!"
 _CONSOLE = (5, 1)
-"""Source: Documentation/admin-guide/devices.txt."""
+"""Device number. Source: Documentation/admin-guide/devices.txt in Linux."""
 
 
 class Cpio:
-    """Writes one archive. Everything belongs to root; parents are added before their children."""
+    """One archive, in memory. All of it is root's."""
 
-    def __init__(self, out: BinaryIO) -> None:
-        self._out = out
-        self._inode = 0
-        self._directories: set[str] = set()
+    def __init__(self) -> None:
+        self._data = bytearray()
+        self._names: set[str] = set()
 
-    def _entry(
+    def add(
         self, name: str, mode: int, data: bytes = b"", device: tuple[int, int] = (0, 0)
     ) -> None:
-        self._inode += 1
-        path = name.encode() + b"\0"
-        fields = [self._inode, mode, 0, 0, 1, 0, len(data), 0, 0, *device, len(path), 0]
-        header = _MAGIC + b"".join(b"%08x" % field for field in fields) + path
-        self._out.write(_padded(header))
-        self._out.write(_padded(data))
-
-    def _parents(self, name: str) -> None:
+        """Add an entry, after the folders that it is in. A name once more is nothing."""
+        if name in self._names:
+            return
         folder = name.rpartition("/")[0]
         if folder:
-            self.directory(folder)
+            self.add(folder, stat.S_IFDIR | 0o755)
+        self._names.add(name)
+        inode, path = len(self._names), name.encode() + b"\0"
+        fields = (inode, mode, 0, 0, 1, 0, len(data), 0, 0, *device, len(path), 0)
+        header = b"070701" + b"".join(b"%08x" % field for field in fields) + path
+        self._data += _padded(header) + _padded(data)
 
-    def directory(self, name: str) -> None:
-        """Add a folder, and those it is in. Once more is the same."""
-        if name not in self._directories:
-            self._parents(name)
-            self._directories.add(name)
-            self._entry(name, stat.S_IFDIR | 0o755)
-
-    def file(self, name: str, data: bytes, mode: int = 0o644) -> None:
-        """Add a file."""
-        self._parents(name)
-        self._entry(name, stat.S_IFREG | mode, data)
-
-    def character_device(self, name: str, device: tuple[int, int]) -> None:
-        """Add a device node."""
-        self._parents(name)
-        self._entry(name, stat.S_IFCHR | 0o600, device=device)
-
-    def end(self) -> None:
-        """Close the archive; nothing may be added after it."""
-        self._entry(_TRAILER, 0)
+    def ended(self) -> bytes:
+        """The whole archive; nothing is added after this."""
+        self.add("TRAILER!!!", 0)
+        return bytes(self._data)
 
 
 def _padded(data: bytes) -> bytes:
     return data + bytes(-len(data) % 4)
 
 
-def write(path: Path, modules: Mapping[str, bytes]) -> None:
-    """Write the guest's initramfs.
+def archive(modules: Mapping[str, bytes]) -> bytes:
+    """The guest's initramfs.
 
     Args:
-      path: the archive, made anew.
       modules: name to the unpacked module, each after those it needs.
 
     Raises:
       RigError: there is no static busybox.
     """
-    busybox = static_busybox().read_bytes()
-    with path.open("wb") as out:
-        archive = Cpio(out)
-        for name in ("dev", "proc", "sys", "new", "image"):
-            archive.directory(name)
-        archive.character_device("dev/console", _CONSOLE)
-        archive.file("bin/busybox", busybox, 0o755)
-        archive.file("init", Path(__file__).with_name("init.sh").read_bytes(), 0o755)
-        archive.file("modules.list", "".join(f"{name}\n" for name in modules).encode())
-        for name, module in modules.items():
-            archive.file(f"modules/{name}.ko", module)
-        archive.end()
+    made = Cpio()
+    for name in ("dev", "proc", "sys", "new", "image"):
+        made.add(name, stat.S_IFDIR | 0o755)
+    made.add("dev/console", stat.S_IFCHR | 0o600, device=_CONSOLE)
+    made.add("bin/busybox", stat.S_IFREG | 0o755, static_busybox().read_bytes())
+    made.add("init", stat.S_IFREG | 0o755, Path(__file__).with_name("init.sh").read_bytes())
+    made.add("modules.list", stat.S_IFREG | 0o644, "".join(f"{n}\n" for n in modules).encode())
+    for name, module in modules.items():
+        made.add(f"modules/{name}.ko", stat.S_IFREG | 0o644, module)
+    return made.ended()
 
 
 def static_busybox() -> Path:

@@ -46,13 +46,16 @@ class Machine:
     arguments: tuple[str, ...] = field(default=())
     """More of QEMU's command line, each as a shell would split it."""
 
-    def command(self, images: Images, work: Path, outputs: Mapping[str, int]) -> list[str]:
+    def command(
+        self, images: Images, work: Path, console: Path, pipes: Mapping[str, int]
+    ) -> list[str]:
         """QEMU's command line.
 
         Args:
           images: what it boots.
           work: has ``in`` and ``out``, the disks of this run, and ``nvme``.
-          outputs: descriptors to write to, for ``console``, ``stdout`` and ``stderr``.
+          console: the file for the kernel's console.
+          pipes: descriptors that QEMU inherits, for ``stdout`` and ``stderr``.
 
         Raises:
           RigError: QEMU is not installed, or KVM was asked for and cannot be used.
@@ -72,15 +75,10 @@ class Machine:
         line += ["-kernel", str(images.kernel), "-initrd", str(images.initrd)]
         line += ["-append", f"{_QUICK} {self.append}".strip()]
 
-        line += ["-device", "virtio-serial-pci,addr=1"]
-        for name, descriptor in outputs.items():
-            line += ["-add-fd", f"fd={descriptor},set={descriptor}"]
-            line += ["-chardev", f"file,id={name},path=/dev/fdset/{descriptor},append=on"]
-            if name == "console":
-                line += ["-serial", f"chardev:{name}"]
-            else:
-                line += ["-device", f"virtserialport,chardev={name},name={name}"]
-
+        line += ["-serial", f"file:{console}", "-device", "virtio-serial-pci,addr=1"]
+        for name, descriptor in pipes.items():
+            line += ["-chardev", f"file,id={name},path=/dev/fd/{descriptor},append=on"]
+            line += ["-device", f"virtserialport,chardev={name},name={name}"]
         line += _disk("root", images.root, "virtio-blk-pci,serial=root,addr=2", read_only=True)
         line += _disk("in", work / "in", "virtio-blk-pci,serial=in,addr=8", read_only=True)
         line += _disk("out", work / "out", "virtio-blk-pci,serial=out,addr=3")
