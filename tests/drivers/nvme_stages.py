@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import pinfold as pf
-from pinfold.devices.nvme import FileMedium, Nvme
+from pinfold.devices.nvme import FileMedium, MemoryMedium, Nvme
 from pinfold.drivers.nvme import NvmeDriver
 from tests.vfio import guest
 
@@ -19,6 +20,11 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pinfold.drivers.mmio import Mmio
+
+CAP_HIGH, CC, CSTS, ASQ, ACQ = 0x04, 0x14, 0x1C, 0x28, 0x30
+DOORBELLS = 0x1000
+READY, FATAL, SHUTDOWN = 1, 2, 0xC
+ENABLE, NOTIFY = 1, 1 << 14
 
 REQUESTER = 0x30
 DISK = 64 << 20
@@ -51,6 +57,12 @@ class Stage:
     def driver(self, registers: Mmio | None = None, **options: Any) -> NvmeDriver:
         """A driver of it."""
         return NvmeDriver(registers or self.registers, self.bti, wait=self.wait, **options)
+
+    @property
+    def clean(self) -> bool:
+        """True when nothing is pinned, and nothing in quarantine."""
+        found = self.bti.statistics()
+        return found.pins == found.quarantined == 0
 
     @contextmanager
     def pinned(self, size: int, contents: bytes = b"") -> Iterator[tuple[pf.Vmo, pf.Pmt]]:
@@ -125,3 +137,53 @@ class Watched:
 
     def write64(self, offset: int, value: int) -> None:
         raise AssertionError(f"a write of {value:#x} to eight bytes at {offset:#x}")
+
+
+class Switched(Watched):
+    """A controller that can be made fatal, mute or gone, and whose doorbells can be held."""
+
+    def __init__(self, stage: Stage) -> None:
+        super().__init__(stage.registers, reading=self.changed, writing=self.kept)
+        self.fatal = self.gone = self.stuck = self.mute = self.held = False
+        self.late: list[tuple[int, int]] = []
+
+    def changed(self, offset: int, value: int) -> int:
+        if self.gone:
+            return 0xFFFFFFFF
+        if offset == CSTS:
+            value |= FATAL * self.fatal | READY * self.stuck
+            value &= ~(SHUTDOWN * self.mute)
+        return value
+
+    def kept(self, offset: int, value: int) -> bool:
+        if self.held and offset >= DOORBELLS:
+            self.late.append((offset, value))
+            return False
+        return True
+
+    def release(self) -> None:
+        self.held = False
+        for offset, value in self.late:
+            self.write32(offset, value)
+
+
+class Bad(MemoryMedium):
+    """A medium that has lost some of its blocks."""
+
+    lost: range = range(0)
+
+    def read(self, offset: int, size: int) -> bytes:
+        self._check(offset, size)
+        return super().read(offset, size)
+
+    def write(self, offset: int, data: bytes) -> None:
+        self._check(offset, len(data))
+        super().write(offset, data)
+
+    def flush(self) -> None:
+        self._check(0, self.size)
+        super().flush()
+
+    def _check(self, offset: int, size: int) -> None:
+        if any(offset <= block * BLOCK < offset + size for block in self.lost):
+            raise OSError(errno.EIO, "lost")

@@ -1,0 +1,193 @@
+"""The NVMe driver with controllers and media of many kinds, and when commands fail."""
+
+from __future__ import annotations
+
+import random
+from typing import TYPE_CHECKING
+
+import pytest
+
+import pinfold as pf
+from pinfold.devices.nvme import MemoryMedium, Nvme
+from pinfold.drivers.nvme import CommandFailed, NvmeDriver
+from pinfold.errors import InvalidArgs, NotSupported
+from tests.drivers.nvme_stages import BLOCK, CAP_HIGH, REQUESTER, Bad, Stage, Watched
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+P = pf.PAGE_SIZE
+READ, WRITE = pf.Perm.READ, pf.Perm.WRITE
+BLOCKS = 4096
+
+
+@pytest.fixture
+def medium() -> Bad:
+    return Bad(BLOCKS * BLOCK)
+
+
+@pytest.fixture
+def stage(any_bus: pf.Iommu, medium: Bad) -> Iterator[Stage]:
+    """A controller whose commands are done as they come."""
+    with any_bus.initiator(REQUESTER) as bti:
+        yield Stage(any_bus.name, any_bus, bti, Nvme(bti.master(), medium))
+
+
+# Errors of commands ------------------------------------------------------------------------------
+
+
+def test_a_medium_error_is_the_commands(stage: Stage, medium: Bad) -> None:
+    medium.lost = range(10, 12)
+    with stage.driver() as driver, stage.pinned(P) as (_, pmt):
+        with pytest.raises(CommandFailed, match=r"read of 8 blocks at 0x8: unrecovered") as caught:
+            driver.read(pmt, 8, 8)
+        assert (caught.value.status_type, caught.value.status_code) == (2, 0x81)
+        with pytest.raises(CommandFailed, match="write fault"):
+            driver.store(11, bytes(BLOCK))
+        with pytest.raises(CommandFailed, match="flush: write fault") as flushed:
+            driver.flush()
+        assert (flushed.value.lba, flushed.value.blocks) == (None, None)
+        driver.read(pmt, 12, 8)
+        medium.lost = range(0)
+        assert driver.statistics().failures == 3
+
+
+def test_the_lowest_failure_of_a_transfer_is_told(stage: Stage, medium: Bad) -> None:
+    """Nothing of it is under way afterwards, and nothing after it was begun for nothing."""
+    medium.lost = range(1500, 2600)
+    with stage.driver(depth=2) as driver, stage.pinned(BLOCKS * BLOCK) as (_, pmt):
+        with pytest.raises(CommandFailed) as caught:
+            driver.read(pmt, 0, BLOCKS)
+        assert (caught.value.lba, caught.value.blocks) == (1024, 1024)
+        found = driver.statistics()
+        assert found.outstanding == 0
+        assert found.completed == found.submitted == 2
+        medium.lost = range(0)
+        driver.read(pmt, 0, BLOCKS)
+
+
+def test_failures_of_submitted_commands_are_records(stage: Stage, medium: Bad) -> None:
+    medium.lost = range(1, 2)
+    with stage.driver() as driver, stage.pinned(P) as (_, pmt):
+        tickets = [driver.submit_read(pmt, lba, 1, offset=lba * BLOCK) for lba in range(3)]
+        done = {found.ticket: found for found in driver.reap(3)}
+        assert [done[ticket].error is None for ticket in tickets] == [True, False, True]
+        error = done[tickets[1]].error
+        assert error is not None
+        assert (error.lba, error.blocks) == (1, 1)
+        medium.lost = range(0)
+
+
+def test_completions_come_in_any_order(any_bus: pf.Iommu, medium: Bad) -> None:
+    with any_bus.initiator(REQUESTER) as bti:
+        controller = Nvme(bti.master(), medium, step=1, shuffle=random.Random(5))
+        stage = Stage(any_bus.name, any_bus, bti, controller)
+        with stage.driver(depth=8) as driver, stage.pinned(8 * BLOCK) as (memory, pmt):
+            data = random.Random(6).randbytes(8 * BLOCK)
+            driver.store(0, data)
+            for _ in range(4):
+                memory.write(bytes(8 * BLOCK))
+                sent = [driver.submit_read(pmt, at, 1, offset=at * BLOCK) for at in range(8)]
+                first = driver.reap(1)
+                assert 1 <= len(first) < 8
+                done = [found.ticket for found in first + driver.reap(8 - len(first))]
+                assert done != sent
+                assert sorted(done) == sent
+                assert memory.read(0, 8 * BLOCK) == data
+
+
+# Kinds of controllers ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("stride", [4, 8, 256])
+@pytest.mark.parametrize("latency", [0, 7])
+def test_doorbells_lie_apart(any_bus: pf.Iommu, stride: int, latency: int) -> None:
+    with any_bus.initiator(REQUESTER) as bti:
+        controller = Nvme(bti.master(), MemoryMedium(1 << 20), stride=stride, latency=latency)
+        with NvmeDriver(controller, bti) as driver:
+            driver.store(3, b"s" * BLOCK)
+            assert driver.load(3, 1) == b"s" * BLOCK
+        assert controller.statistics().ignored == controller.statistics().refused == 0
+
+
+@pytest.mark.parametrize(("entries", "depth"), [(2, 1), (4, 3), (64, 31)])
+def test_a_controller_with_short_queues(any_bus: pf.Iommu, entries: int, depth: int) -> None:
+    with any_bus.initiator(REQUESTER) as bti:
+        controller = Nvme(bti.master(), MemoryMedium(1 << 20), entries=entries)
+        with NvmeDriver(controller, bti) as driver:
+            assert driver.statistics().depth == depth
+            data = random.Random(7).randbytes(200 * BLOCK)
+            driver.store(3, data)
+            assert driver.load(3, 200) == data
+
+
+@pytest.mark.parametrize(
+    ("limit", "block", "most"),
+    [
+        pytest.param(8 << 10, 512, 8 << 10, id="two pages at most"),
+        pytest.param(1 << 30, 512, 2 << 20, id="as much as a list holds"),
+        pytest.param(None, 512, 2 << 20, id="no limit of the controller's own"),
+        pytest.param(None, 4096, 2 << 20, id="large blocks"),
+    ],
+)
+def test_the_longest_command(any_bus: pf.Iommu, limit: int | None, block: int, most: int) -> None:
+    size = 5 << 20
+    with any_bus.initiator(REQUESTER) as bti:
+        medium = MemoryMedium(size)
+        controller = Nvme(bti.master(), medium, max_transfer=limit, block_size=block)
+        with NvmeDriver(controller, bti) as driver, pf.Vmo(size + P) as memory:
+            assert driver.namespace.block_size == block
+            assert driver.statistics().max_transfer == most
+            data = random.Random(8).randbytes(size)
+            memory.write(data, 4)
+            with bti.pin(memory, perms=READ) as pmt:  # every list begins inside a page
+                driver.write(pmt, 0, size // block, offset=4)
+        assert medium.read(0, size) == data
+        assert controller.statistics().errors == 0
+
+
+@pytest.mark.parametrize(
+    ("register", "change", "words"),
+    [
+        (CAP_HIGH, lambda value: value & ~(1 << 5), "no NVM command set"),
+        (CAP_HIGH, lambda value: value | 0xF << 16, "smallest page is larger"),
+    ],
+)
+def test_a_controller_that_cannot_be_driven(
+    stage: Stage, register: int, change: object, words: str
+) -> None:
+    assert callable(change)
+
+    def reading(offset: int, value: int) -> int:
+        found: int = change(value) if offset == register else value
+        return found
+
+    with pytest.raises(NotSupported, match=words):
+        stage.driver(Watched(stage.registers, reading=reading))
+    assert stage.clean
+
+
+@pytest.mark.parametrize("form", [pf.AddrForm.COMPRESS, pf.AddrForm.CONTIGUOUS])
+def test_pins_of_other_forms(stage: Stage, form: pf.AddrForm) -> None:
+    """Their addresses are further apart than pages."""
+    data = random.Random(9).randbytes(8 * P)
+    with (
+        stage.driver() as driver,
+        pf.Vmo.contiguous(stage.bti, 8 * P) as memory,
+        stage.bti.pin(memory, perms=READ | WRITE, form=form) as pmt,
+    ):
+        memory.write(data)
+        driver.write(pmt, 0, 7 * P // BLOCK, offset=P // 2)
+        assert driver.load(0, 7 * P // BLOCK) == data[P // 2 : P // 2 + 7 * P]
+
+
+def test_a_pin_of_another_device(stage: Stage) -> None:
+    """Its addresses are good on the same bus, but not for this device."""
+    with (
+        stage.driver() as driver,
+        stage.iommu.initiator(0x99) as other,
+        pf.Vmo(P) as memory,
+        other.pin(memory, perms=READ | WRITE) as pmt,
+        pytest.raises(InvalidArgs, match="another device"),
+    ):
+        driver.read(pmt, 0, 1)
