@@ -18,7 +18,7 @@ mount -t devpts devpts /dev/pts
 mount -t tmpfs -o mode=1777 shm /dev/shm
 if [ $HUGEPAGES != 0 ]; then
     echo $HUGEPAGES > /proc/sys/vm/nr_hugepages
-    read -r got < /proc/sys/vm/nr_hugepages
+    got=$(cat /proc/sys/vm/nr_hugepages) # not by read, which takes the first digit and then finds the end
     [ "$got" = $HUGEPAGES ] || fail "of $HUGEPAGES huge pages there are $got: give it more memory"
     mount -t hugetlbfs -o mode=1777 hugetlbfs /dev/hugepages
 fi

@@ -46,7 +46,7 @@ def ran(out: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 def test_a_command_brings_back_its_output_its_status_and_its_files(tmp_path: Path) -> None:
     """As an ordinary user with a limit, whose devices are those that were bound for them."""
-    options = ["--bind", "edu0", "--user", "--memlock", "64", "--hugepages", "2"]
+    options = ["--bind", "edu0", "--user", "--memlock", "64", "--hugepages", "12"]
     found = ran(
         tmp_path,
         *options,
@@ -56,7 +56,7 @@ def test_a_command_brings_back_its_output_its_status_and_its_files(tmp_path: Pat
         "cat /proc/sys/vm/nr_hugepages; exit 3",
     )
     assert found.returncode == 3, found.stderr
-    assert found.stdout.split() == ["1000", "64", "1000", "4", "vfio", "2"]
+    assert found.stdout.split() == ["1000", "64", "1000", "4", "vfio", "12"]
     assert "so it is" in found.stderr.split("\n")
     script = Path(CHECKOUT, "tests/rig/init.sh").read_text()
     assert int((tmp_path / "lines").read_text()) == len([x for x in script.split("\n") if x])
@@ -83,9 +83,10 @@ def test_a_guest_that_dies_is_the_rigs_failure(tmp_path: Path) -> None:
     [
         (["--bind", "0000:00:1e.0"], "no device at 0000:00:1e.0"),
         (["--bind", "edu0", "--append", "intel_iommu=off"], "vfio-pci does not take 0000:00:04.0"),
+        (["--hugepages", "9999"], "of 9999 huge pages there are 4"),
         (["--qemu-arg=-device nothing"], "'nothing' is not a valid device model name"),
     ],
-    ids=["no-device", "no-iommu", "no-machine"],
+    ids=["no-device", "no-iommu", "no-memory", "no-machine"],
 )
 def test_a_guest_that_is_not_ready_says_why(
     arguments: list[str], reason: str, tmp_path: Path
