@@ -1,0 +1,426 @@
+"""The ring: its table of buffers, requests in and completions out, on the real kernel."""
+
+from __future__ import annotations
+
+import errno
+import os
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+
+from pinfold.host import abi, calls, mm, probe
+from pinfold.host.abi_uring import (
+    IORING_MAX_REG_BUFFERS,
+    IORING_OP_FSYNC,
+    IORING_OP_NOP,
+    IORING_OP_READ_FIXED,
+    IORING_OP_WRITE_FIXED,
+    MAX_BUFFER,
+    SQE,
+)
+from pinfold.host.uring import Ring
+from pinfold.testing import FailNth, HostCalls, HostState
+from pinfold.units import PAGE_SIZE, HostVa
+from tests.programs import run
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+RW = abi.PROT_READ | abi.PROT_WRITE
+PAGES = 8
+SIZE = PAGES * PAGE_SIZE
+
+
+def why_not() -> str:
+    """Why this machine has no ring to try; empty where it has."""
+    try:
+        Ring(1, 1).close()
+    except OSError as error:
+        return f"io_uring is not to be had here: {error}"
+    return ""
+
+
+WHY_NOT = why_not()
+pytestmark = pytest.mark.skipif(bool(WHY_NOT), reason=WHY_NOT or "it is there")
+
+
+@pytest.fixture
+def ring() -> Iterator[Ring]:
+    """Eight entries, sixteen slots."""
+    before = HostState.now()
+    made = Ring(8, 16)
+    yield made
+    made.close()
+    assert before.difference(HostState.now()) == []
+
+
+@pytest.fixture
+def memory() -> Iterator[HostVa]:
+    """Committed shared memory."""
+    fd = mm.create_memfd("ring", SIZE)
+    address = mm.map_shared(fd, 0, SIZE, RW)
+    calls.close(fd)
+    mm.populate_write(address, SIZE)
+    yield address
+    mm.unmap(address, SIZE)
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Iterator[int]:
+    """A file whose page n is full of the byte n."""
+    path = tmp_path / "data"
+    path.write_bytes(b"".join(bytes([n]) * PAGE_SIZE for n in range(PAGES)))
+    fd = os.open(path, os.O_RDWR)
+    yield fd
+    os.close(fd)
+
+
+def pinned() -> int:
+    return probe.process_memory().pinned
+
+
+def gone(before: int) -> bool:
+    """True once what a closed ring held is let go, which takes the kernel a moment."""
+    for _ in range(100_000):
+        if pinned() == before:
+            return True
+        os.sched_yield()
+    return False
+
+
+def requests(count: int, **fields: Any) -> NDArray[Any]:
+    """So many requests, numbered from 0; a field is one value or one for each."""
+    made = np.zeros(count, dtype=SQE)
+    made["user_data"] = np.arange(count)
+    for name, value in fields.items():
+        made[name] = value
+    return made
+
+
+def done(ring: Ring, wanted: NDArray[Any]) -> dict[int, int]:
+    """Submit, wait for all, and give each request's result by its number."""
+    ring.queue(wanted)
+    assert ring.submit(len(wanted)) == len(wanted)
+    found = ring.reap()
+    return {int(entry["user_data"]): int(entry["res"]) for entry in found}
+
+
+# The table --------------------------------------------------------------------------------------
+
+
+def test_what_is_put_is_pinned_and_what_is_cleared_is_not(ring: Ring, memory: HostVa) -> None:
+    """Source: proc(5), VmPin. Whole pages, however little of one is asked for."""
+    before = pinned()
+    assert ring.put(3, memory, SIZE, MAX_BUFFER) == 1
+    assert pinned() == before + SIZE
+    assert ring.put(4, HostVa(memory + 100), PAGE_SIZE, MAX_BUFFER) == 1
+    assert pinned() == before + SIZE + 2 * PAGE_SIZE
+    assert ring.clear(3, 2) == 2
+    assert pinned() == before
+
+
+def test_a_long_range_takes_a_slot_for_each_part(ring: Ring, memory: HostVa, file: int) -> None:
+    """The last part is shorter; each slot is the part it should be."""
+    longest = 3 * PAGE_SIZE
+    assert ring.put(2, memory, SIZE, longest) == 3
+    parts = [(0, longest), (longest, longest), (2 * longest, SIZE - 2 * longest)]
+    for slot, (start, size) in enumerate(parts, 2):
+        fill = requests(1, opcode=IORING_OP_READ_FIXED, fd=file, off=start, buf_index=slot)
+        fill["addr"], fill["len"] = memory + start, size
+        assert done(ring, fill) == {0: size}
+        fill["addr"] = memory + start + size - 1
+        fill["len"] = 2
+        assert done(ring, fill) == {0: -errno.EFAULT}, "one byte beyond the slot's part"
+    assert ring.clear(2, 3) == 3
+    fill["addr"], fill["len"] = memory, 1
+    assert done(ring, fill) == {0: -errno.EFAULT}, "the slot is empty"
+
+
+def test_an_exact_multiple_has_no_empty_last_part(ring: Ring, memory: HostVa) -> None:
+    before = pinned()
+    assert ring.put(0, memory, SIZE, SIZE // 2) == 2
+    assert pinned() == before + SIZE
+    assert ring.clear(0, 2) == 2
+
+
+def test_the_kernel_stops_at_a_bad_part_and_says_how_far_it_came(
+    ring: Ring, memory: HostVa
+) -> None:
+    """Source: io_uring_register(2): a count that is short is no error, and must be compared."""
+    before = pinned()
+    room = mm.reserve(4 * PAGE_SIZE)
+    fd = mm.create_memfd("hole", 4 * PAGE_SIZE)
+    mm.map_shared_at(room, fd, 0, 2 * PAGE_SIZE, RW)
+    calls.close(fd)
+    assert ring.put(0, room, 4 * PAGE_SIZE, PAGE_SIZE) == 2
+    assert pinned() == before + 2 * PAGE_SIZE
+    with pytest.raises(OSError, match="Bad address") as caught:
+        ring.put(2, HostVa(room + 2 * PAGE_SIZE), 2 * PAGE_SIZE, PAGE_SIZE)
+    assert caught.value.errno == errno.EFAULT
+    assert ring.clear(0, 4) == 4, "slots that are empty already count as well"
+    assert pinned() == before
+    mm.unmap(room, 4 * PAGE_SIZE)
+
+
+@pytest.mark.parametrize(("slot", "pages"), [(16, 1), (15, 2), (1 << 31, 1)])
+def test_a_range_beyond_the_table_is_refused_whole(
+    ring: Ring, memory: HostVa, slot: int, pages: int
+) -> None:
+    """One slot of it may be there: it is not filled either."""
+    before = pinned()
+    with pytest.raises(OSError, match="Invalid argument"):
+        ring.put(slot, memory, pages * PAGE_SIZE, PAGE_SIZE)
+    assert pinned() == before
+
+
+def test_a_buffer_has_a_gibibyte_at_most(ring: Ring) -> None:
+    """Source: io_uring_register(2). The limit is looked at before the memory."""
+    room = mm.reserve(MAX_BUFFER + PAGE_SIZE)
+    with pytest.raises(OSError, match="Bad address"):
+        ring.put(0, room, MAX_BUFFER + PAGE_SIZE, MAX_BUFFER + PAGE_SIZE)
+    mm.unmap(room, MAX_BUFFER + PAGE_SIZE)
+
+
+def test_a_read_only_mapping_is_refused(ring: Ring) -> None:
+    """Linux pins for writing, whatever is done with the buffer."""
+    fd = mm.create_memfd("read-only", PAGE_SIZE)
+    address = mm.map_shared(fd, 0, PAGE_SIZE, abi.PROT_READ)
+    calls.close(fd)
+    with pytest.raises(OSError, match="Bad address"):
+        ring.put(0, address, PAGE_SIZE, MAX_BUFFER)
+    mm.unmap(address, PAGE_SIZE)
+
+
+def test_the_largest_table_and_one_slot_more() -> None:
+    """Source: io_uring_register(2). A refused table leaves no ring behind."""
+    before = HostState.now()
+    Ring(1, IORING_MAX_REG_BUFFERS).close()
+    with pytest.raises(OSError, match="Invalid argument"):
+        Ring(1, IORING_MAX_REG_BUFFERS + 1)
+    assert before.difference(HostState.now()) == []
+
+
+def test_closing_lets_every_buffer_go(memory: HostVa) -> None:
+    before = pinned()
+    ring = Ring(1, 4)
+    ring.put(0, memory, SIZE, MAX_BUFFER)
+    assert pinned() == before + SIZE
+    ring.close()
+    assert gone(before)
+    ring.close()  # once is enough, twice is allowed
+
+
+def test_what_is_put_over_a_slot_takes_its_place(ring: Ring, memory: HostVa) -> None:
+    before = pinned()
+    ring.put(0, memory, SIZE, MAX_BUFFER)
+    ring.put(0, memory, PAGE_SIZE, MAX_BUFFER)
+    assert pinned() == before + PAGE_SIZE
+    ring.clear(0, 1)
+
+
+# Requests ---------------------------------------------------------------------------------------
+
+
+def test_a_batch_is_answered_request_by_request(ring: Ring) -> None:
+    wanted = requests(5, opcode=IORING_OP_NOP)
+    ring.queue(wanted)
+    assert (ring.room(), ring.queued()) == (3, 5)
+    assert len(ring.reap()) == 0
+    assert ring.submit(5) == 5
+    assert (ring.room(), ring.queued()) == (8, 0)
+    ring.wait()  # there is something: no call
+    found = ring.reap()
+    assert sorted(found["user_data"]) == [0, 1, 2, 3, 4]
+    assert not found["res"].any()
+    assert len(ring.reap()) == 0
+
+
+def test_what_is_reaped_is_a_copy(ring: Ring) -> None:
+    """The kernel writes over a slot of the ring as soon as it is taken off."""
+    first = requests(16, opcode=IORING_OP_NOP)
+    for half in (first[:8], first[8:]):
+        ring.queue(half)
+        ring.submit(8)
+    kept = ring.reap()
+    before = kept.copy()
+    later = requests(8, opcode=IORING_OP_NOP)
+    later["user_data"] += 1000
+    for _ in range(2):
+        assert set(done(ring, later)) == set(range(1000, 1008))
+    assert (kept == before).all()
+
+
+def test_both_rings_wrap_again_and_again(ring: Ring) -> None:
+    """Batches of a length that does not divide the rings': every border falls within one."""
+    number = 0
+    for turn in range(200):
+        count = turn % 7 + 1
+        wanted = requests(count, opcode=IORING_OP_NOP)
+        wanted["user_data"] += number
+        assert set(done(ring, wanted)) == set(range(number, number + count))
+        number += count
+    assert (ring.room(), ring.queued()) == (8, 0)
+
+
+def test_completions_wait_in_the_ring_and_beyond_it(ring: Ring) -> None:
+    """Twice as many fit as requests; the kernel keeps the others and drops none."""
+    for turn in range(4):
+        wanted = requests(8, opcode=IORING_OP_NOP)
+        wanted["user_data"] += 8 * turn
+        ring.queue(wanted)
+        assert ring.submit() == 8
+    seen: list[int] = []
+    while len(seen) < 32:
+        found = ring.reap()
+        seen += [int(number) for number in found["user_data"]]
+        if not len(found):
+            ring.wait()
+    assert sorted(seen) == list(range(32))
+
+
+def test_a_full_ring_takes_as_many_as_it_has_room_for(ring: Ring) -> None:
+    ring.queue(requests(8, opcode=IORING_OP_NOP))
+    assert (ring.room(), ring.queued()) == (0, 8)
+    assert ring.submit(8) == 8
+    assert len(ring.reap()) == 8
+
+
+def test_bytes_go_between_a_file_and_a_buffer(ring: Ring, memory: HostVa, file: int) -> None:
+    """READ_FIXED and WRITE_FIXED of parts, by address and slot; FSYNC."""
+    ring.put(5, memory, SIZE, MAX_BUFFER)
+    turned = np.arange(PAGES)[::-1]
+    fetch = requests(PAGES, opcode=IORING_OP_READ_FIXED, fd=file, buf_index=5, len=PAGE_SIZE)
+    fetch["off"] = turned * PAGE_SIZE
+    fetch["addr"] = memory + np.arange(PAGES) * PAGE_SIZE
+    assert done(ring, fetch) == dict.fromkeys(range(PAGES), PAGE_SIZE)
+    there = bytes(calls.buffer_at(memory, SIZE))
+    assert there == b"".join(bytes([n]) * PAGE_SIZE for n in turned)
+
+    calls.memset(memory, 0xA5, PAGE_SIZE)
+    store = requests(1, opcode=IORING_OP_WRITE_FIXED, fd=file, buf_index=5, addr=memory)
+    store["off"], store["len"] = 7, 11
+    assert done(ring, store) == {0: 11}
+    assert done(ring, requests(1, opcode=IORING_OP_FSYNC, fd=file)) == {0: 0}
+    assert os.pread(file, 13, 6) == b"\x00" + b"\xa5" * 11 + b"\x00"
+    fetch = fetch[:1]
+    fetch["off"] = SIZE - 5
+    assert done(ring, fetch) == {0: 5}, "the file ends"
+    fetch["fd"] = 1 << 20
+    assert done(ring, fetch) == {0: -errno.EBADF}
+    ring.clear(5, 1)
+
+
+def test_what_is_in_flight_keeps_its_pages_when_the_slot_is_cleared(
+    ring: Ring, memory: HostVa
+) -> None:
+    """Source: io_uring_register(2). The end of the request lets them go, and not before."""
+    before = pinned()
+    ring.put(0, memory, PAGE_SIZE, MAX_BUFFER)
+    reader, writer = os.pipe()
+    wait = requests(1, opcode=IORING_OP_READ_FIXED, fd=reader, addr=memory, len=4)
+    ring.queue(wait)
+    assert ring.submit() == 1
+    assert ring.clear(0, 1) == 1
+    assert len(ring.reap()) == 0
+    assert pinned() == before + PAGE_SIZE
+    os.write(writer, b"late")
+    ring.wait()
+    assert int(ring.reap()[0]["res"]) == 4
+    assert bytes(calls.buffer_at(memory, 4)) == b"late"
+    assert gone(before)
+    os.close(reader)
+    os.close(writer)
+
+
+def test_a_wait_hears_a_signal() -> None:
+    """EINTR is the caller's to see; nothing is lost by it."""
+    assert run(
+        """
+        import errno
+        import numpy as np
+        from pinfold.host.abi_uring import SQE, IORING_OP_NOP, IORING_OP_READ_FIXED
+        from pinfold.host.uring import Ring
+        ring = Ring(1, 1)
+        start = area(1)
+        ring.put(0, start, PAGE_SIZE, PAGE_SIZE)
+        reader, writer = os.pipe()
+        one = np.zeros(1, dtype=SQE)
+        one["opcode"], one["fd"], one["addr"], one["len"] = IORING_OP_READ_FIXED, reader, start, 1
+        ring.queue(one)
+        ring.submit()
+        heard = []
+        signal.signal(signal.SIGALRM, lambda *_: heard.append("alarm"))
+        signal.setitimer(signal.ITIMER_REAL, 0.05, 0.05)
+        try:
+            ring.wait()
+        except OSError as error:
+            heard.append(errno.errorcode[error.errno])
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        os.write(writer, b"x")
+        while not len(found := ring.reap()):
+            ring.wait()
+        print(json.dumps([sorted(set(heard)), int(found[0]["res"])]))
+        ring.close()
+        """
+    ) == [["EINTR", "alarm"], 1]
+
+
+# Failures ---------------------------------------------------------------------------------------
+
+
+def test_making_a_ring_leaves_nothing_of_it_when_a_call_fails() -> None:
+    """Each host call in turn."""
+    with HostCalls() as seen:
+        Ring(4, 4).close()
+    making = seen.names[: seen.names.index("io_uring_register") + 1]
+    assert making == ["io_uring_setup", "mmap", "mmap", "mmap", "io_uring_register"]
+    before = HostState.now()
+    for n in range(1, len(making) + 1):
+        with FailNth(n, errno.ENOMEM), pytest.raises(OSError, match="Cannot allocate"):
+            Ring(4, 4)
+        assert before.difference(HostState.now()) == [], making[n - 1]
+
+
+def test_closing_goes_on_when_a_call_fails() -> None:
+    """All is tried, and the first refusal raised."""
+    before = HostState.now()
+    for n in range(1, 5):
+        ring = Ring(4, 4)
+        with FailNth(n, errno.EIO) as seen, pytest.raises(OSError, match="Input/output"):
+            ring.close()
+        assert seen.names == ["munmap", "munmap", "munmap", "close"]
+        assert before.difference(HostState.now()) == []
+
+
+@pytest.mark.parametrize(
+    ("call", "act"),
+    [
+        ("io_uring_register", lambda ring, at: ring.put(0, at, PAGE_SIZE, MAX_BUFFER)),
+        ("io_uring_register", lambda ring, _: ring.clear(0, 1)),
+        ("io_uring_enter", lambda ring, _: ring.submit()),
+        ("io_uring_enter", lambda ring, _: ring.wait()),
+    ],
+)
+def test_a_refused_call_changes_nothing(
+    ring: Ring, memory: HostVa, call: str, act: Callable[[Ring, HostVa], object]
+) -> None:
+    """And the next one works."""
+    before = pinned()
+    ring.queue(requests(2, opcode=IORING_OP_NOP))
+    with FailNth(1, errno.EAGAIN) as seen, pytest.raises(OSError, match="temporarily"):
+        act(ring, memory)
+    assert (seen.names, pinned(), ring.queued()) == ([call], before, 2)
+    assert ring.submit(2) == 2
+    assert len(ring.reap()) == 2
+    assert ring.put(0, memory, PAGE_SIZE, MAX_BUFFER) == 1
+    assert ring.clear(0, 1) == 1
+
+
+def test_numbers_of_requests_go_beyond_32_bits(ring: Ring) -> None:
+    """What a caller keeps in user_data comes back whole."""
+    wanted = requests(1, opcode=IORING_OP_NOP, user_data=np.uint64((1 << 64) - 1))
+    assert done(ring, wanted) == {(1 << 64) - 1: 0}
