@@ -269,8 +269,7 @@ class Nvme(Registers):
             self._fail()
             return
         self._port = DataPort(self._master, page)
-        self._queues.add_completion(0, completion, sizes[1], 0)
-        self._queues.add_submission(0, submission, sizes[0], 0)
+        self._queues.add_admin(submission, sizes[0], completion, sizes[1])
         self._status |= _READY
 
     def _shut_down(self) -> None:

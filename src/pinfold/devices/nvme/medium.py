@@ -88,7 +88,7 @@ class FileMedium:
         """See `Medium.read`. A file that somebody else cut raises EIO."""
         parts = []
         while size:
-            part = os.pread(self._descriptor, size, offset)
+            part = os.pread(self._open(), size, offset)
             if not part:
                 raise OSError(errno.EIO, "the file ends before the disk does")
             parts.append(part)
@@ -100,13 +100,18 @@ class FileMedium:
         """See `Medium.write`."""
         view = memoryview(data)
         while view:
-            written = os.pwrite(self._descriptor, view, offset)
+            written = os.pwrite(self._open(), view, offset)
             offset += written
             view = view[written:]
 
     def flush(self) -> None:
         """See `Medium.flush`."""
-        os.fsync(self._descriptor)
+        os.fsync(self._open())
+
+    def _open(self) -> int:
+        if self._descriptor < 0:
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+        return self._descriptor
 
     def close(self) -> None:
         """Close what was opened by path; twice is once. Reads and writes then raise OSError."""

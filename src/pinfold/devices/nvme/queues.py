@@ -83,20 +83,25 @@ class Queues:
         self.submissions: dict[int, SubmissionQueue] = {}
         self.completions: dict[int, CompletionQueue] = {}
 
+    def add_admin(
+        self, submission: int, submissions: int, completion: int, completions: int
+    ) -> None:
+        """The two that no command makes: where each lies, and its entries."""
+        self.completions[0] = CompletionQueue(0, completion, completions, 0)
+        self.submissions[0] = SubmissionQueue(0, submission, submissions, self.completions[0])
+
     def add_completion(self, number: int, base: int, entries: int, vector: int | None) -> None:
-        """Section 5.3; 0 without the checks of a command. Raises Refused."""
-        if number:
-            self._check(number, entries, self.completions)
-            if vector is not None and vector > self.most:  # a vector for each, and the admin one
-                raise Refused(Status.INVALID_INTERRUPT_VECTOR)
+        """Section 5.3. Raises Refused."""
+        self._check(number, entries, self.completions)
+        if vector is not None and vector > self.most:  # a vector for each, and the admin one
+            raise Refused(Status.INVALID_INTERRUPT_VECTOR)
         self.completions[number] = CompletionQueue(number, base, entries, vector)
 
     def add_submission(self, number: int, base: int, entries: int, completion: int) -> None:
-        """Section 5.4; 0 without the checks of a command. Raises Refused."""
-        if number:
-            self._check(number, entries, self.submissions)
-            if not completion or completion not in self.completions:
-                raise Refused(Status.INVALID_COMPLETION_QUEUE)
+        """Section 5.4. Raises Refused."""
+        self._check(number, entries, self.submissions)
+        if not completion or completion not in self.completions:
+            raise Refused(Status.INVALID_COMPLETION_QUEUE)
         target = self.completions[completion]
         target.users.add(number)
         self.submissions[number] = SubmissionQueue(number, base, entries, target)
@@ -139,7 +144,7 @@ class Queues:
         entries: int,
         there: dict[int, SubmissionQueue] | dict[int, CompletionQueue],
     ) -> None:
-        if number > self.most or number in there:
+        if number > self.most or number in there:  # 0 is there always
             raise Refused(Status.INVALID_QUEUE_IDENTIFIER)
         if not 2 <= entries <= self._entries:
             raise Refused(Status.INVALID_QUEUE_SIZE)
