@@ -143,6 +143,7 @@ def test_becoming_ready_takes_a_while(host: Host, nvme: Nvme) -> None:
     nvme.write32(CC, CONFIGURATION)
     assert nvme.read32(CSTS) == 0
     assert nvme.read32(CSTS) == READY
+    assert nvme.read32(AQA) == 7 << 16 | 7
     nvme.write32(AQA, 0)
     nvme.write32(ASQ, 0)
     assert nvme.read32(ASQ) == host.at(0) & 0xFFFFFFFF  # taken only while it is disabled

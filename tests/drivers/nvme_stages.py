@@ -65,7 +65,9 @@ class Stage:
         return found.pins == found.quarantined == 0
 
     @contextmanager
-    def pinned(self, size: int, contents: bytes = b"") -> Iterator[tuple[pf.Vmo, pf.Pmt]]:
+    def pinned(
+        self, size: int, contents: bytes | bytearray = b""
+    ) -> Iterator[tuple[pf.Vmo, pf.Pmt]]:
         """Memory of ``size`` bytes that the device may read and write."""
         with (
             pf.Vmo(size, name="data") as memory,

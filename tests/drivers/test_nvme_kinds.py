@@ -10,8 +10,8 @@ import pytest
 import pinfold as pf
 from pinfold.devices.nvme import MemoryMedium, Nvme
 from pinfold.drivers.nvme import CommandFailed, NvmeDriver
-from pinfold.errors import InvalidArgs, NotSupported
-from tests.drivers.nvme_stages import BLOCK, CAP_HIGH, REQUESTER, Bad, Stage, Watched
+from pinfold.errors import BadHandle, InvalidArgs, NotSupported
+from tests.drivers.nvme_stages import BLOCK, CAP_HIGH, CC, REQUESTER, Bad, Stage, Watched
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -96,6 +96,40 @@ def test_completions_come_in_any_order(any_bus: pf.Iommu, medium: Bad) -> None:
                 assert memory.read(0, 8 * BLOCK) == data
 
 
+def test_a_random_run_agrees_with_a_model(any_bus: pf.Iommu) -> None:
+    """Batches of reads and writes that do not touch each other, in whatever order they are done."""
+    rng = random.Random(11)
+    lanes, blocks, room = 8, 64, 9 * P
+    medium = MemoryMedium(lanes * blocks * BLOCK)
+    with any_bus.initiator(REQUESTER) as bti:
+        controller = Nvme(bti.master(), medium, step=3, shuffle=random.Random(12))
+        stage = Stage(any_bus.name, any_bus, bti, controller)
+        contents = bytearray(rng.randbytes(lanes * room))
+        disk = bytearray(medium.size)
+        with (
+            stage.driver(depth=5) as driver,
+            stage.pinned(len(contents), contents) as (memory, pmt),
+        ):
+            for _ in range(40):
+                sent = 0
+                for lane in rng.sample(range(lanes), 5):
+                    count = rng.randint(1, blocks)
+                    lba = lane * blocks + rng.randint(0, blocks - count)
+                    offset = lane * room + rng.randrange(0, room - count * BLOCK, 4)
+                    on_disk = slice(lba * BLOCK, (lba + count) * BLOCK)
+                    in_memory = slice(offset, offset + count * BLOCK)
+                    if rng.random() < 0.5:
+                        driver.submit_read(pmt, lba, count, offset=offset)
+                        contents[in_memory] = disk[on_disk]
+                    else:
+                        driver.submit_write(pmt, lba, count, offset=offset)
+                        disk[on_disk] = contents[in_memory]
+                    sent += 1
+                assert all(done.error is None for done in driver.reap(sent))
+                assert memory.read() == contents
+                assert medium.read(0, medium.size) == disk
+
+
 # Kinds of controllers ----------------------------------------------------------------------------
 
 
@@ -105,8 +139,8 @@ def test_doorbells_lie_apart(any_bus: pf.Iommu, stride: int, latency: int) -> No
     with any_bus.initiator(REQUESTER) as bti:
         controller = Nvme(bti.master(), MemoryMedium(1 << 20), stride=stride, latency=latency)
         with NvmeDriver(controller, bti) as driver:
-            driver.store(3, b"s" * BLOCK)
-            assert driver.load(3, 1) == b"s" * BLOCK
+            driver.store(3, b"s" * 40 * BLOCK)
+            assert driver.load(3, 40) == b"s" * 40 * BLOCK
         assert controller.statistics().ignored == controller.statistics().refused == 0
 
 
@@ -165,6 +199,23 @@ def test_a_controller_that_cannot_be_driven(
     with pytest.raises(NotSupported, match=words):
         stage.driver(Watched(stage.registers, reading=reading))
     assert stage.clean
+
+
+def test_a_block_that_no_command_moves(any_bus: pf.Iommu, medium: Bad) -> None:
+    with any_bus.initiator(REQUESTER) as bti:
+        controller = Nvme(bti.master(), medium, block_size=1 << 20)
+        with pytest.raises(NotSupported, match="a block is more than one command moves"):
+            NvmeDriver(controller, bti)
+        assert bti.statistics().pins == 0
+
+
+def test_an_authority_that_is_closed(stage: Stage) -> None:
+    """Its memory is given back, and the controller was left disabled."""
+    with stage.iommu.initiator(REQUESTER) as bti:
+        pass
+    with pytest.raises(BadHandle):
+        NvmeDriver(stage.registers, bti)
+    assert stage.registers.read32(CC) == 0
 
 
 @pytest.mark.parametrize("form", [pf.AddrForm.COMPRESS, pf.AddrForm.CONTIGUOUS])
