@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.rig.__main__ import CHECKOUT
+from tests.vfio import guest
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -30,11 +31,13 @@ ITSELF = "import pytest\npytest.skip('not here', allow_module_level=True)\n"
 
 def outcome(test: str, tmp_path: Path, **environment: str) -> tuple[int, str]:
     """pytest's status and its words on a file of tests."""
-    (tmp_path / "test_it.py").write_text(test)
+    folder = tmp_path / environment.pop("folder", "vfio")
+    folder.mkdir(exist_ok=True)
+    (folder / "test_it.py").write_text(test)
     (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers = vfio\n")
     kept = {n: v for n, v in os.environ.items() if not n.startswith("PINFOLD_")}
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-rs", "-p", "tests.vfio.plugin", str(tmp_path)],
+        [sys.executable, "-m", "pytest", "-q", "-rs", "-p", "tests.vfio.plugin", str(folder)],
         cwd=CHECKOUT,
         env={**kept, **environment},
         capture_output=True,
@@ -70,3 +73,15 @@ def test_where_it_is_required_a_module_may_not_skip_itself(tmp_path: Path) -> No
     status, told = outcome(ITSELF, tmp_path, PINFOLD_REQUIRE_VFIO="1")
     assert status == pytest.ExitCode.INTERRUPTED
     assert "skipped, where every vfio test must run: not here" in told
+
+
+def test_a_test_that_the_guest_would_never_see_fails(tmp_path: Path) -> None:
+    """It would be skipped here and not be collected there."""
+    status, told = outcome(MARKED, tmp_path, folder="elsewhere")
+    assert status == pytest.ExitCode.TESTS_FAILED
+    assert "make test-vfio does not collect" in told
+
+
+def test_the_guest_collects_what_the_plugin_thinks() -> None:
+    folders = " ".join(f"tests/{name}" for name in guest.FOLDERS)
+    assert f"\nGUEST_TESTS := {folders}\n" in (CHECKOUT / "Makefile").read_text()

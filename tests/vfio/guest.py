@@ -13,8 +13,12 @@ DEVICES = ("edu0", "edu1", "nvme")
 REQUIRED = "PINFOLD_REQUIRE_VFIO"
 """Set to 1 where every test that needs a device has to run: there a skip is a failure."""
 
+FOLDERS = ("buses", "drivers", "vfio")
+"""Of tests: what `make test-vfio` collects. To collect all of them takes the guest minutes."""
+
 NO_IOMMUFD = "the kernel has no iommufd"
-"""The one reason to skip that is none: Debian's kernels have none (tests/rig/kernel)."""
+NO_MAP_FILE = "the kernel has no IOMMU_IOAS_MAP_FILE"
+"""The reasons to skip that may be good ones: Debian's kernels have neither (tests/rig/kernel)."""
 
 
 def address(name: str) -> str | None:
@@ -37,3 +41,8 @@ def why_not(name: str) -> str | None:
 def required() -> bool:
     """Whether a skip is a failure here."""
     return os.environ.get(REQUIRED) == "1"
+
+
+def excused(reason: str) -> bool:
+    """Whether a skip for that reason is none, because the kernel is really without."""
+    return reason == NO_MAP_FILE or (reason == NO_IOMMUFD and not Path("/dev/iommu").exists())
