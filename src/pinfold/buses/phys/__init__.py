@@ -20,6 +20,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from pinfold.bus import Anchor, BusLimits, FaultLog
@@ -144,15 +145,12 @@ class PhysBus:
                 return
             self._closed = True
             grants = [(space, grant) for space in self._spaces for grant in space.live_grants()]
-            each_tried(
-                [
-                    *(
-                        (lambda space=space, grant=grant: space.revoke(grant))
-                        for space, grant in grants
-                    ),
-                    self.table.close,
-                ]
-            )
+        revokes = [partial(space.revoke, grant) for space, grant in grants]
+        each_tried([*revokes, self._close_table])
+
+    def _close_table(self) -> None:
+        with self.locked():
+            self.table.close()
 
     def abandon(self) -> None:
         """See `pinfold.bus.Bus.abandon`: a child that kept the ring would keep the pages held."""
