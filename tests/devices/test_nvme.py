@@ -156,18 +156,19 @@ def test_becoming_ready_takes_a_while(host: Host, nvme: Nvme) -> None:
 @pytest.mark.parametrize(
     ("configuration", "crooked", "slots"),
     [
-        pytest.param(CONFIGURATION | 1 << 4, 0, SLOTS, id="command set"),
-        pytest.param(CONFIGURATION | 1 << 11, 0, SLOTS, id="arbitration"),
-        pytest.param(CONFIGURATION | 0xF << 7, 0, SLOTS, id="page"),
-        pytest.param(CONFIGURATION, 64, SLOTS, id="address"),
-        pytest.param(CONFIGURATION, 0, 1, id="size"),
+        pytest.param(CONFIGURATION | 1 << 4, (0, 0), SLOTS, id="command set"),
+        pytest.param(CONFIGURATION | 1 << 11, (0, 0), SLOTS, id="arbitration"),
+        pytest.param(CONFIGURATION | 0xF << 7, (0, 0), SLOTS, id="page"),
+        pytest.param(CONFIGURATION, (64, 0), SLOTS, id="submission queue"),
+        pytest.param(CONFIGURATION, (0, 64), SLOTS, id="completion queue"),
+        pytest.param(CONFIGURATION, (0, 0), 1, id="size"),
     ],
 )
 def test_what_it_cannot_start_with_is_fatal(
-    host: Host, configuration: int, crooked: int, slots: int
+    host: Host, configuration: int, crooked: tuple[int, int], slots: int
 ) -> None:
     """Section 9.5. Disabled, it can be started again."""
-    host.admin_registers(host.at(0) + crooked, host.at(1), slots=slots)
+    host.admin_registers(host.at(0, crooked[0]), host.at(1, crooked[1]), slots=slots)
     assert host.enable(configuration) == FATAL
     host.controller.write32(CC, 0)
     assert host.controller.read32(CSTS) == 0
@@ -335,6 +336,20 @@ def test_commands_of_a_queue_that_is_deleted(device_bti: pf.Bti, medium: MemoryM
         assert [done.identifier for done in dropped] == sent
         assert {(done.status, done.retry) for done in dropped} == {(0x08, True)}
     assert medium.flushes == 0
+
+
+def test_a_deletion_where_the_completion_queue_is_full(running: Host) -> None:
+    """What could not be told before is not told over what the host has not read."""
+    sent = [running.put(1, host_of.FLUSH) for _ in range(SLOTS - 1)]
+    running.ring(1)
+    running.pass_time()
+    assert [done.identifier for done in running.take(1, acknowledge=False)] == sent
+    running.put(1, host_of.FLUSH)
+    running.ring(1)
+    running.pass_time()
+    assert running.admin(DELETE_SQ, d10=1).status == 0
+    assert running.take(1, acknowledge=False) == []
+    assert running.admin(DELETE_CQ, d10=1).status == 0
 
 
 # Interrupts --------------------------------------------------------------------------------------

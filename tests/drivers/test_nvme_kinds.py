@@ -52,16 +52,19 @@ def test_a_medium_error_is_the_commands(stage: Stage, medium: Bad) -> None:
         assert driver.statistics().failures == 3
 
 
-def test_the_lowest_failure_of_a_transfer_is_told(stage: Stage, medium: Bad) -> None:
-    """Nothing of it is under way afterwards, and nothing after it was begun for nothing."""
+@pytest.mark.parametrize(("depth", "submitted"), [(2, 2), (31, 4)])
+def test_the_lowest_failure_of_a_transfer_is_told(
+    stage: Stage, medium: Bad, depth: int, submitted: int
+) -> None:
+    """Nothing of it is under way afterwards, and nothing more was begun once it was known."""
     medium.lost = range(1500, 2600)
-    with stage.driver(depth=2) as driver, stage.pinned(BLOCKS * BLOCK) as (_, pmt):
+    with stage.driver(depth=depth) as driver, stage.pinned(BLOCKS * BLOCK) as (_, pmt):
         with pytest.raises(CommandFailed) as caught:
             driver.read(pmt, 0, BLOCKS)
         assert (caught.value.lba, caught.value.blocks) == (1024, 1024)
         found = driver.statistics()
         assert found.outstanding == 0
-        assert found.completed == found.submitted == 2
+        assert found.completed == found.submitted == submitted
         medium.lost = range(0)
         driver.read(pmt, 0, BLOCKS)
 
@@ -142,6 +145,15 @@ def test_doorbells_lie_apart(any_bus: pf.Iommu, stride: int, latency: int) -> No
             driver.store(3, b"s" * 40 * BLOCK)
             assert driver.load(3, 40) == b"s" * 40 * BLOCK
         assert controller.statistics().ignored == controller.statistics().refused == 0
+
+
+def test_a_driver_that_polls_is_not_interrupted(any_bus: pf.Iommu, medium: Bad) -> None:
+    """The admin queue would: a line that nobody acknowledges stays up."""
+    with any_bus.initiator(REQUESTER) as bti:
+        controller = Nvme(bti.master(), medium)
+        with NvmeDriver(controller, bti) as driver:
+            driver.flush()
+        assert controller.statistics().interrupts == 0
 
 
 @pytest.mark.parametrize(("entries", "depth"), [(2, 1), (4, 3), (64, 31)])

@@ -131,7 +131,6 @@ class Nvme(Registers):
         self._latency = latency
         self._step = step
         self._shuffle = shuffle
-        self._epoch = 0
         self._reads = self._writes = self._refused = self._ignored = 0
         self._doorbells = self._commands = self._errors = self._stopped = 0
         self.reset()
@@ -144,7 +143,6 @@ class Nvme(Registers):
 
     def _disable(self) -> None:
         """A controller reset: the admin queues' registers stay, nothing else (section 7.3.2)."""
-        self._epoch += 1
         self._configuration = self._status = self._masked = 0
         self._queues = Queues(_QUEUES, self._entries)
         self._pending: list[tuple[SubmissionQueue, Command]] = []
@@ -273,9 +271,7 @@ class Nvme(Registers):
         self._status |= _READY
 
     def _shut_down(self) -> None:
-        """Section 7.6.2. What was not begun is not done any more."""
-        self._pending.clear()
-        self._left = 0
+        """Section 7.6.2. What was not begun is not done any more: see `_works`."""
         try:
             self._namespace.flush()
         except Refused:
@@ -286,7 +282,6 @@ class Nvme(Registers):
     def _fail(self) -> None:
         """Section 9.5: no more work until it is disabled."""
         self._status |= _FATAL
-        self._left = 0
 
     # Work ---------------------------------------------------------------------------------------
 
@@ -319,8 +314,7 @@ class Nvme(Registers):
 
     def _work(self, most: int | None) -> None:
         """Carry out up to ``most`` commands. An interrupt's listener may reset us between."""
-        epoch = self._epoch
-        while epoch == self._epoch and self._works and most != 0:
+        while self._works and most != 0:
             try:
                 self._fetch()
             except DmaFault:
