@@ -65,8 +65,10 @@ class OtherMapping:
     def __init__(self, vmo: pf.Vmo) -> None:
         backing = vmo.object.pages.backing
         self.size = vmo.size + -vmo.size % backing.grain
-        self._reserved = mm.reserve(self.size + HUGE)
-        self.address = HostVa(self._reserved + -self._reserved % HUGE)
+        align = max(HUGE, backing.grain)
+        self._whole = self.size + align
+        self._reserved = mm.reserve(self._whole)
+        self.address = HostVa(self._reserved + -self._reserved % align)
         mm.map_shared_at(self.address, backing.fd, 0, self.size, abi.PROT_READ | abi.PROT_WRITE)
         self._pages = vmo.size
 
@@ -74,7 +76,7 @@ class OtherMapping:
         return self
 
     def __exit__(self, *_: object) -> None:
-        mm.unmap(self._reserved, self.size + HUGE)
+        mm.unmap(self._reserved, self._whole)
 
     def frames(self) -> NDArray[np.uint64]:
         """Where each page is, as this mapping has it."""

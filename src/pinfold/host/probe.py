@@ -98,8 +98,8 @@ class HugePages:
 
 def huge_pages() -> list[HugePages]:
     """Each size of huge pages, ascending; none where the kernel has no hugetlbfs."""
-    calls.intercept("listdir")
     try:
+        calls.intercept("listdir")
         names = os.listdir(_HUGE_PAGES)
     except FileNotFoundError:
         return []
