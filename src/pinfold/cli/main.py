@@ -5,7 +5,9 @@
 #
 #   0  everything was as it should be
 #   1  it was started, and something was not: a step, the host, a file that changed, the output
-#   2  nothing was started: a usage error, or a file that cannot be read or does not fit in memory
+#   2  nothing was started: a usage error, or a file that cannot be read or does not fit in memory,
+#      or a place where no copy can be made
+#   128 + n  a copy was ended by signal n
 from __future__ import annotations
 
 import enum
@@ -24,8 +26,14 @@ try:
 except ModuleNotFoundError:  # the command line is an extra, and says so instead of a traceback
     sys.exit("the pinfold command needs its extra: pip install 'pinfold[cli]'")
 
+from pinfold.cli import copy as copy_job
 from pinfold.cli import demo as demo_job
+from pinfold.cli.copying import Differs, Interrupted
+from pinfold.cli.destination import Refused
+from pinfold.cli.plan import DEPTH, Options
 from pinfold.cli.render import show_demo
+from pinfold.cli.source import FileChanged
+from pinfold.cli.text import one_line
 from pinfold.errors import PinfoldError
 
 app = typer.Typer(
@@ -93,8 +101,82 @@ def demo(
     raise typer.Exit(0 if report.ok else 1)
 
 
+@app.command()
+def copy(
+    source: Annotated[
+        str, typer.Argument(metavar="SRC", help="A regular file, or a block device.")
+    ],
+    target: Annotated[
+        str, typer.Argument(metavar="DST", help="A file, or a directory to put it into.")
+    ],
+    *,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Read both back and compare them, before DST is there.")
+    ] = False,
+    buffered: Annotated[
+        bool, typer.Option("--buffered", help="Go through the page cache: no O_DIRECT.")
+    ] = False,
+    buffer: Annotated[
+        int | None,
+        typer.Option(
+            parser=copy_job.size_of,
+            metavar="SIZE",
+            help="Memory to pin, once for each file. By default 64MiB, or what RLIMIT_MEMLOCK "
+            "allows.",
+        ),
+    ] = None,
+    chunk: Annotated[
+        int | None,
+        typer.Option(
+            parser=copy_job.size_of,
+            metavar="SIZE",
+            help="Bytes of one read and one write. By default 1MiB, or less in a small buffer.",
+        ),
+    ] = None,
+    depth: Annotated[int, typer.Option(help="Chunks under way at once, on each side.")] = DEPTH,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Say how it will be copied.")
+    ] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object in the end, and no progress.")
+    ] = False,
+) -> None:
+    """Copy a file through pinned pages, by the kernel's own DMA (io_uring).
+
+    DST appears when it is complete and on the medium, and at once: until then it
+    is as it was, and the copy has a name that begins with .pinfold-copy- in the
+    same directory. Whatever ends the copy early removes that; only after a kill
+    -9 or a power cut it is yours to remove.
+
+    A new DST gets the mode of SRC, less the umask; one that is replaced keeps its
+    mode, and its owner where you may give files away. Symbolic links are
+    followed, also that of DST. Holes stay holes. SRC must stay as it is
+    meanwhile: a file that is written to, cut or appended to is an error.
+
+    Exits with 0 when DST is in place, with 1 when something failed, with 2 if
+    nothing was started, and with 130 or 143 after SIGINT or SIGTERM. Only with 0
+    has DST changed, unless the message says otherwise.
+    """
+    try:
+        options = Options(buffer, chunk, depth, not buffered, verify)
+        report = copy_job.run(source, target, options, verbose=verbose, quiet=quiet or as_json)
+    except Refused as error:
+        _give_up(_whole(error), 2)
+    except Interrupted as error:
+        _give_up(f"interrupted by {error}; nothing was changed", 128 + error.signal)
+    except (FileChanged, Differs, PinfoldError) as error:
+        _give_up(_whole(error), 1)
+    typer.echo(json.dumps(report.as_dict(), indent=2) if as_json else copy_job.summary(report))
+
+
+def _whole(error: Exception) -> str:
+    """The error, and what could not be undone after it."""
+    return "; ".join((str(error), *getattr(error, "__notes__", ())))
+
+
 def _give_up(message: str, status: int) -> NoReturn:
-    typer.echo(f"pinfold: {message}", err=True)
+    typer.echo(f"pinfold: {one_line(message)}", err=True)
     raise typer.Exit(status)
 
 

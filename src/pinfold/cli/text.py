@@ -23,6 +23,13 @@ def sized(size: int) -> str:
     return "1 byte" if size == 1 else human_size(size)
 
 
+def one_line(text: str) -> str:
+    """The text with whatever is not printable as an escape: a file may be named ``a\\nb``."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
 def fault_text(fault: Fault) -> str:
     """Who, what and where in one line, why in another; each fits 80 columns, indented.
 
