@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import random
-from typing import TYPE_CHECKING
+import warnings
 
 import pytest
 
@@ -11,10 +12,7 @@ import pinfold as pf
 from pinfold.buses.vfio.interrupts import InterruptKind
 from pinfold.drivers.edu import DMA_DONE
 from pinfold.errors import DmaFault, OutOfReach, WrongProcess
-from tests.vfio.real import BOTH, READ, WRITE, edu, opened
-
-if TYPE_CHECKING:
-    from pinfold.bus import FaultLog
+from tests.vfio.real import BOTH, READ, WRITE, edu, faults_of, opened
 
 P = pf.PAGE_SIZE
 
@@ -69,11 +67,10 @@ def test_a_stray_write_is_blocked_and_seen(process: pf.Process, vfio_edu64: str)
         pf.Vmo(P, name="granted") as vmo,
         found.bti.pin(vmo, perms=BOTH) as pmt,
     ):
-        faults: FaultLog = found.bus.faults
         beyond = int(pmt.addrs[0]) + P
-        driver.copy_from_device(beyond, 4)
+        (fault,) = faults_of(found.bus, lambda: driver.copy_from_device(beyond, 4))
+        faults = found.bus.faults
         assert len(faults) == 1
-        fault = faults[-1]
         assert (fault.initiator, fault.address) == (found.bus.requester, beyond)
         assert fault.access == WRITE
         assert fault.reason is pf.FaultReason.BEYOND_END
@@ -94,12 +91,10 @@ def test_an_access_after_unpin_is_blocked(process: pf.Process, vfio_edu64: str) 
         with found.bti.pin(vmo, perms=BOTH) as pmt:
             at = int(pmt.addrs[0])
             driver.copy_to_device(at, 4)
-        driver.copy_from_device(at, 4)
-        vmo_content = vmo.read(0, 4)
-        fault = found.bus.faults[-1]
+        (fault,) = faults_of(found.bus, lambda: driver.copy_from_device(at, 4))
         assert fault.reason is pf.FaultReason.REVOKED
         assert fault.address == at
-        assert vmo_content == b"old!"
+        assert vmo.read(0, 4) == b"old!"
 
 
 @pytest.mark.vfio("edu0")
@@ -107,9 +102,9 @@ def test_faults_of_before_and_of_others_are_not_shown(
     process: pf.Process, vfio_edu: str, vfio_edu64: str
 ) -> None:
     """Only this device's, and only since the bus was opened."""
-    with edu(vfio_edu64) as (_, driver):
+    with edu(vfio_edu64) as (found, driver):
         with opened(vfio_edu, address_bits=28) as other:
-            driver.copy_to_device(1 << 30, 4)
+            assert faults_of(found.bus, lambda: driver.copy_to_device(1 << 30, 4))
             assert other.bus.faults.total == 0
         with opened(vfio_edu, address_bits=28) as later:
             assert later.bus.faults.total == 0
@@ -147,9 +142,6 @@ def test_a_forked_child_uses_nothing_and_takes_nothing(
     process: pf.Process, vfio_edu64: str
 ) -> None:
     """It has copies of the descriptors, and could unmap what its parent has mapped."""
-    import os
-    import warnings
-
     with (
         edu(vfio_edu64) as (found, driver),
         pf.Vmo(P) as vmo,
@@ -188,8 +180,6 @@ def test_a_forked_child_uses_nothing_and_takes_nothing(
 
 def _descriptors() -> list[int]:
     """Of this process; the listing's own is gone by the time it is looked at."""
-    import os
-
     return [
         int(name) for name in os.listdir("/proc/self/fd") if os.path.exists(f"/proc/self/fd/{name}")
     ]
