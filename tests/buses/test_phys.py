@@ -20,6 +20,7 @@ import pytest
 
 import pinfold as pf
 from pinfold.buses.phys import PhysBus
+from pinfold.buses.phys.space import extents_of
 from pinfold.errors import (
     AccessDenied,
     BadState,
@@ -30,10 +31,11 @@ from pinfold.errors import (
     NotSupported,
     OutOfReach,
     PinfoldError,
+    Unavailable,
 )
-from pinfold.host import mm
+from pinfold.host import abi, calls
 from pinfold.testing import FailFrom, FailNth, HostCalls, HostState, check_books, check_extents
-from pinfold.units import KIB
+from pinfold.units import KIB, HostVa
 from tests.buses.phys_machine import (
     PAGE,
     RW,
@@ -217,15 +219,53 @@ def test_neighbouring_frames_are_one_extent(device: pf.Bti) -> None:
         assert (by_page == pmt.addrs).all()
 
 
+@pytest.mark.parametrize(
+    ("frames", "sizes"),
+    [
+        ([7], [1]),
+        ([7, 8, 9], [3]),
+        ([9, 8, 7], [1, 1, 1]),
+        ([4, 5, 20, 21, 10, 11], [2, 2, 2]),
+        ([4, 5, 20, 21, 10], [2, 2, 1]),
+        ([4, 5, 6, 7, 20, 21], [4, 2]),
+        ([4, 5, 20, 21, 22, 23], [2, 2, 2]),
+        ([4, 5, 6, 20, 21], [3, 2]),
+        ([4, 5, 20, 21, 22, 40], [1] * 6),
+    ],
+)
+def test_frames_become_equal_runs_as_long_as_can_be(frames: list[int], sizes: list[int]) -> None:
+    """Of runs of 2 and 3 pages, only single pages are equal parts; the last may be short."""
+    addresses = np.array(frames, dtype=np.uint64) * np.uint64(PAGE)
+    made = extents_of(addresses, len(frames) * PAGE)
+    assert [extent.size // PAGE for extent in made] == sizes
+    assert made.addresses(PAGE).tolist() == addresses.tolist()
+
+
+class Emptying(HostCalls):
+    """Empties the page table of a range whenever the pagemap is opened, so many times."""
+
+    def __init__(self, address: HostVa, size: int, times: int) -> None:
+        super().__init__()
+        self.address, self.size, self.times = address, size, times
+
+    def _refuses(self, number: int) -> bool:
+        if self.names[number - 1] == "open" and self.times:
+            self.times -= 1
+            calls.madvise(self.address, self.size, abi.MADV_DONTNEED)
+        return False
+
+
 @needs_phys
 def test_a_page_that_left_the_page_table_is_fetched_back(device: pf.Bti) -> None:
-    """MADV_PAGEOUT empties the table that the pagemap reads, and the page stays where it is."""
+    """Reclaim may empty the table that the pagemap reads; a page that is held stays where it is."""
     with pf.Vmo(16 * PAGE) as vmo, device.pin(vmo, perms=READ) as pmt:
-        grant: Any = pmt.object.grant
-        window = grant.pinned.host_address
-        mm.page_out(window, vmo.size)
-        with device.pin(vmo, perms=READ) as again:
+        before, at = pinned(), pmt.object.pinned.host_address
+        with Emptying(at, vmo.size, 3) as seen, device.pin(vmo, perms=READ) as again:
             assert (again.addrs == pmt.addrs).all()
+        assert seen.names.count("open") == 4
+        with Emptying(at, vmo.size, 1000), pytest.raises(Unavailable, match="all the time"):
+            device.pin(vmo, perms=READ)
+        assert pinned() == before
 
 
 @needs_phys
@@ -493,9 +533,9 @@ def test_a_finaliser_inside_a_grant_leaves_its_work_for_later(device: pf.Bti) ->
         token = pmt.object
         listed: Any = token.grant
         with bus.locked():
-            with pytest.raises(pf.errors.Unavailable):
+            with pytest.raises(Unavailable):
                 device.object.space.revoke(listed)
-            with pytest.raises(pf.errors.Unavailable):
+            with pytest.raises(Unavailable):
                 device.object.space.close()
             done: list[str] = []
             device.object.space.notify_idle(lambda: done.append("settled"))

@@ -86,7 +86,7 @@ class PhysSpace:
             bus.refuse_if_closed()
             held = bus.table.hold(pinned)
             try:
-                extents = _extents(_frames_of(pinned), pinned.size)
+                extents = extents_of(_frames_of(pinned), pinned.size)
                 self._check(pinned, extents)
                 grant = PhysGrant(pinned, perms, extents, held)
             except BaseException as error:
@@ -189,8 +189,13 @@ def _frames_of(pinned: PinnedRange) -> NDArray[np.uint64]:
     )
 
 
-def _extents(frames: NDArray[np.uint64], size: int) -> Extents:
-    """One run, or the longest equal runs that it can be cut into: a huge page stays whole."""
+def extents_of(frames: NDArray[np.uint64], size: int) -> Extents:
+    """One run, or the longest equal runs that it can be cut into: a huge page stays whole.
+
+    Args:
+      frames: the physical address of each page.
+      size: bytes of them all.
+    """
     starts = np.flatnonzero(frames[1:] - frames[:-1] != PAGE_SIZE) + 1
     if not len(starts):
         return Extents.run(int(frames[0]), size)
