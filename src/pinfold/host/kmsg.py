@@ -38,8 +38,8 @@ class KernelLog:
     def lines(self) -> Iterator[str]:
         """The messages since it was last read, oldest first."""
         while self._fd >= 0:
-            calls.intercept("read")
             try:
+                calls.intercept("read")
                 record = os.read(self._fd, _LONGEST)
             except OSError as error:
                 if error.errno == errno.EPIPE:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import re
 import threading
+from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -36,8 +37,8 @@ _INTEL: Final = re.compile(
     r"\[fault reason (?P<code>0x[0-9a-f]+|[0-9]+)\] ?(?P<why>.*)"
 )
 _AMD: Final = re.compile(
-    r"(?P<name>[0-9a-f:.]+)?:? ?AMD-Vi: Event logged \[IO_PAGE_FAULT (?:device=(?P<device>\S+) )?"
-    r"domain=\S+ address=0x(?P<address>[0-9a-f]+) flags=0x(?P<flags>[0-9a-f]+)"
+    r"(?:(?P<name>[0-9a-f:]+\.[0-7]): )?AMD-Vi: Event logged "
+    r"\[IO_PAGE_FAULT (?:device=(?P<device>\S+) )?domain=\S+ address=0x(?P<address>[0-9a-f]+) flags=0x(?P<flags>[0-9a-f]+)"
 )
 _AMD_WRITE: Final = 0x020
 
@@ -89,15 +90,15 @@ class KernelFaultLog(FaultLog):
     """The faults of one device, from the kernel's log, from when the bus was opened.
 
     Empty for ever where this process may not read the log (``readable``). A fault's ``address`` is
-    where its page begins and its ``size`` is that page: the log says no more. Listeners are called
-    by whoever asks for the faults.
+    where its page begins and its ``size`` is that page: the log says no more. Listeners hear of a
+    fault when somebody looks at the records; not of `total`, which is asked inside locks, too.
 
     Args:
       device: whose.
       explain: why an access to a page, READ or WRITE, was stopped.
     """
 
-    __slots__ = ("_device", "_explain", "_lock", "_log")
+    __slots__ = ("_device", "_explain", "_lock", "_log", "_untold")
 
     def __init__(
         self,
@@ -108,6 +109,7 @@ class KernelFaultLog(FaultLog):
         self._device = device
         self._explain = explain
         self._lock: threading.RLock | LostLock = threading.RLock()
+        self._untold: deque[Fault] = deque()
         try:
             self._log: KernelLog | None = KernelLog()
         except OSError:  # documented: without the log there are no faults to show
@@ -121,7 +123,7 @@ class KernelFaultLog(FaultLog):
     @property
     def total(self) -> int:
         """See `FaultLog.total`, after a look at the log."""
-        self.look()
+        self._read()
         return super().total
 
     def __len__(self) -> int:
@@ -142,26 +144,31 @@ class KernelFaultLog(FaultLog):
         super().clear()
 
     def look(self) -> list[Fault]:
-        """Read what the log has got since the last look; the faults among it.
+        """Read what the log has got, and tell the listeners; the faults since the last look.
 
         Raises HostError: the kernel does not let it be read any more.
         """
-        if self._log is None:
-            return []
-        found: list[Fault] = []
+        self._read()
+        told: list[Fault] = []
+        while self._untold:
+            try:
+                told.append(self._untold.popleft())
+            except IndexError:  # another thread was quicker
+                break
+            self.tell(told[-1])
+        return told
+
+    def _read(self) -> None:
         with self._lock, translated("read the kernel's log"):
-            for text in self._log.lines():
+            for text in self._log.lines() if self._log is not None else ():
                 line = parse(text)
                 if line is not None and line.is_about(self._device):
-                    found.append(self._enter(line))
-        for fault in found:
-            self.tell(fault)
-        return found
+                    self._untold.append(self._enter(line))
 
     def close(self) -> None:
-        """Look once more, then no longer; what was found stays."""
+        """Read once more, then no longer; what was found stays."""
         try:
-            self.look()
+            self._read()
         finally:
             self._drop()
 
