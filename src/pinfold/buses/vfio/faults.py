@@ -38,7 +38,8 @@ _INTEL: Final = re.compile(
 )
 _AMD: Final = re.compile(
     r"(?:(?P<name>[0-9a-f:]+\.[0-7]): )?AMD-Vi: Event logged "
-    r"\[IO_PAGE_FAULT (?:device=(?P<device>\S+) )?domain=\S+ address=0x(?P<address>[0-9a-f]+) flags=0x(?P<flags>[0-9a-f]+)"
+    r"\[IO_PAGE_FAULT (?:device=(?P<device>\S+) )?domain=\S+ "
+    r"address=0x(?P<address>[0-9a-f]+) flags=0x(?P<flags>[0-9a-f]+)"
 )
 _AMD_WRITE: Final = 0x020
 
