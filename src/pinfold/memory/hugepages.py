@@ -146,6 +146,6 @@ def _none_free(size: int, alignment: int, kinds: list[HugePages], *, apart: bool
     return NoMemory(
         f"{where} for {human_size(size)} in one physical run",
         asked=size,
-        available=f"huge pages free: {free}",
+        available=f"free: {free}",
         remedy=remedy,
     )
