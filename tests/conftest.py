@@ -77,9 +77,17 @@ def process(kernel: pf.Kernel) -> Iterator[pf.Process]:
         assert before.difference(HostState.now()) == []
 
 
-@pytest.fixture(params=["sim", "stub"])
+@pytest.fixture(params=["sim", "stub", "io_uring"])
 def any_bus(request: pytest.FixtureRequest, process: pf.Process) -> Iterator[pf.Iommu]:
     """Each bus that has software devices."""
+    del process
+    with pf.open_bus(request.param) as iommu:
+        yield iommu
+
+
+@pytest.fixture(params=["sim", "stub"])
+def book_bus(request: pytest.FixtureRequest, process: pf.Process) -> Iterator[pf.Iommu]:
+    """Each bus whose grants are lines in a book: any memory can be granted, a file's too."""
     del process
     with pf.open_bus(request.param) as iommu:
         yield iommu

@@ -24,29 +24,39 @@ TRANSFER: Final = np.dtype([("write", "?"), ("address", "u8"), ("size", "u8"), (
 """One transfer. ``write``: from memory to the file. ``address``: in memory, as the device has it.
 ``size``: bytes. ``at``: bytes into the file."""
 
-_FILE_END: Final = 1 << 63
+_FILE_END: Final = np.uint64(1 << 63)
 """Where the offsets of files end."""
 
 
 def transfers(found: NDArray[Any] | Iterable[tuple[bool, int, int, int]]) -> NDArray[Any]:
     """An array of `TRANSFER` of what a caller passes: such an array, or tuples in its order.
 
+    It is a copy: what was checked stays so, whatever the caller does with his own.
+
     Raises:
-      InvalidArgs: a number is negative or has more than 64 bits, or the array has other elements.
+      InvalidArgs: a number is negative or has more than 64 bits, a transfer has not four of them,
+        or the array has other elements.
     """
     if not isinstance(found, np.ndarray):
-        rows = [(bool(w), index(a), index(s), index(at)) for w, a, s, at in found]
         try:
-            found = np.array(rows, dtype=TRANSFER)
-        except OverflowError as error:
-            raise InvalidArgs("a transfer has unsigned numbers of 64 bits") from error
-    if found.dtype != TRANSFER or found.ndim != 1:
-        raise InvalidArgs(f"transfers are an array of TRANSFER, not of {found.dtype}")
-    beyond = np.flatnonzero((found["at"] >= _FILE_END) | (found["size"] >= _FILE_END - found["at"]))
-    if len(beyond):
-        at = int(found["at"][beyond[0]])
-        raise InvalidArgs("no file has so many bytes", asked=at, limit=_FILE_END)
-    return found
+            rows = [(bool(w), index(a), index(s), index(at)) for w, a, s, at in found]
+            copied = np.array(rows, dtype=TRANSFER)
+        except (OverflowError, ValueError, TypeError) as error:
+            raise InvalidArgs(
+                "a transfer is (write, address, size, at), unsigned numbers of 64 bits"
+            ) from error
+    elif found.dtype != TRANSFER or found.ndim != 1:
+        raise InvalidArgs(
+            f"transfers are an array of TRANSFER, not of {found.dtype} in {found.ndim} dimensions"
+        )
+    else:
+        copied = found.copy()
+    beyond = copied["at"] >= _FILE_END
+    beyond |= copied["size"] >= _FILE_END - copied["at"]
+    if beyond.any():
+        at = int(copied["at"][beyond][0])
+        raise InvalidArgs("no file has so many bytes", asked=at, limit=int(_FILE_END))
+    return copied
 
 
 @dataclass(frozen=True, slots=True)

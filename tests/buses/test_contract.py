@@ -9,6 +9,7 @@ import pytest
 
 import pinfold as pf
 from pinfold.bus import BusLimits, Extents
+from pinfold.buses.io_uring import UringBus
 from pinfold.buses.sim import SimBus, SimSpace
 from pinfold.buses.stub import StubBus
 from pinfold.errors import DmaFault, NotSupported
@@ -27,6 +28,8 @@ BUSES: dict[str, Callable[[PhysicalMap], pf.Bus]] = {
     "sim, locking": lambda _: SimBus(anchor=pf.Anchor.MLOCK),
     "sim, high aperture": lambda _: SimBus(aperture=(1 << 20, 1 << 63), guard=16 * PAGE),
     "stub": StubBus,
+    "io_uring": lambda _: UringBus(),
+    "io_uring, one at a time": lambda _: UringBus(depth=1),
 }
 
 

@@ -26,13 +26,13 @@ pytestmark = pytest.mark.usefixtures("process")
 
 
 def test_a_device_write_past_the_last_byte_of_a_file_is_dropped(
-    tmp_path: Path, any_bus: pf.Iommu
+    tmp_path: Path, book_bus: pf.Iommu
 ) -> None:
     """As a write through a mapping is: to fill a page must not make the file longer."""
     path = tmp_path / "data"
     path.write_bytes(b"a" * (PAGE + 10))
     with (
-        any_bus.initiator(1) as bti,
+        book_bus.initiator(1) as bti,
         pf.Vmo.from_file(path, writable=True) as vmo,
         bti.pin(vmo, perms=READ | WRITE) as pmt,
     ):
@@ -47,13 +47,13 @@ def test_a_device_write_past_the_last_byte_of_a_file_is_dropped(
 
 @pytest.mark.parametrize("left", [0, 10, PAGE, PAGE + 10])
 def test_a_file_that_was_cut_is_never_made_longer(
-    tmp_path: Path, any_bus: pf.Iommu, left: int
+    tmp_path: Path, book_bus: pf.Iommu, left: int
 ) -> None:
     """Whatever would write beyond its new end is an error, on every way there."""
     path = tmp_path / "data"
     path.write_bytes(b"a" * 3 * PAGE)
     with (
-        any_bus.initiator(1) as bti,
+        book_bus.initiator(1) as bti,
         pf.Vmo.from_file(path, writable=True) as vmo,
         pf.Vmo(PAGE) as other,
         bti.pin(other, perms=READ) as source,
@@ -92,7 +92,7 @@ def test_huge_pages_are_refused_by_name() -> None:
 
 
 @pytest.mark.parametrize("seal", [abi.F_SEAL_WRITE, abi.F_SEAL_FUTURE_WRITE])
-def test_a_memfd_sealed_against_writing_is_read_only(any_bus: pf.Iommu, seal: int) -> None:
+def test_a_memfd_sealed_against_writing_is_read_only(book_bus: pf.Iommu, seal: int) -> None:
     """Source: fcntl(2). The descriptor is open for writing, and yet nothing can be written."""
     fd = os.memfd_create("sealed", os.MFD_ALLOW_SEALING)
     os.write(fd, b"sealed" + bytes(2 * PAGE - 6))
@@ -102,7 +102,7 @@ def test_a_memfd_sealed_against_writing_is_read_only(any_bus: pf.Iommu, seal: in
     except PermissionError:
         os.close(fd)
         pytest.skip("kernels before 6.7 map what is sealed against writing to nobody")
-    with any_bus.initiator(1) as bti, pf.Vmo.from_fd(fd) as vmo:
+    with book_bus.initiator(1) as bti, pf.Vmo.from_fd(fd) as vmo:
         assert R.WRITE not in vmo.rights
         assert R.READ | R.MAP in vmo.rights
         view = vmo.view()

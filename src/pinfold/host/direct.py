@@ -1,4 +1,4 @@
-# Direct I/O: what a file asks of transfers that pass by the page cache.
+# Direct I/O: what a file asks of transfers that pass by the page cache, and how it is opened.
 #
 # Source: open(2), O_DIRECT; statx(2), STATX_DIOALIGN, which Linux has from 6.1 on.
 from __future__ import annotations
@@ -52,3 +52,9 @@ def reopened(fd: int, access: int) -> int | None:
         if error.errno in (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOENT, errno.EACCES):
             return None
         raise
+
+
+def set_blocking(fd: int) -> None:
+    """fcntl(F_SETFL): take O_NONBLOCK off a descriptor that was opened with it."""
+    calls.intercept("fcntl")
+    os.set_blocking(fd, True)

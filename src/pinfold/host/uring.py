@@ -206,10 +206,19 @@ class Ring:
         """Hand what is queued to the kernel; how many it took. Raises OSError."""
         return enter(self.fd, self.queued(), wait_for)
 
-    def wait(self) -> None:
-        """Wait until there is a completion. Raises OSError; EINTR after a signal."""
-        if int(self._cq_head[0]) == int(self._cq_tail[0]):
-            enter(self.fd, 0, 1)
+    def unqueue(self) -> int:
+        """Take back what is queued and was not submitted; how many there were.
+
+        The kernel looks at the queue in `submit` only.
+        """
+        head, tail = int(self._sq_head[0]), int(self._sq_tail[0])
+        self._sq_tail[0] = head
+        return tail - head & 0xFFFFFFFF
+
+    def wait(self, count: int = 1) -> None:
+        """Wait until there are ``count`` completions. Raises OSError; EINTR after a signal."""
+        if int(self._cq_tail[0]) - int(self._cq_head[0]) & 0xFFFFFFFF < count:
+            enter(self.fd, 0, count)
 
     def reap(self) -> NDArray[Any]:
         """The completions that are there, an array of `CQE`; they are taken off the ring."""

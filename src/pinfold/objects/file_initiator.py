@@ -7,16 +7,14 @@ from __future__ import annotations
 from operator import index
 from typing import TYPE_CHECKING, Any, SupportsIndex, cast
 
-import numpy as np
-
 from pinfold.bus import Bus, FileBus
-from pinfold.errors import InvalidArgs, NotSupported
+from pinfold.errors import NotSupported
 from pinfold.objects.bti import Bti
-from pinfold.transfers import TRANSFER, transfers
+from pinfold.transfers import transfers
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable
 
     from numpy.typing import NDArray
 
@@ -148,8 +146,6 @@ class FileInitiator(Bti):
 
     def _whole(self, *, write: bool, address: int, size: int, at: int) -> int:
         """One transfer, gone on with where the kernel stopped short."""
-        if size < 0 or at < 0 or address < 0:
-            raise InvalidArgs("a transfer has no negative numbers", asked=min(size, at, address))
         done = 0
         while True:
             outcomes = self.transfer([(write, address + done, size - done, at + done)])
@@ -166,19 +162,16 @@ class FileInitiator(Bti):
         *,
         write: bool,
     ) -> int:
-        pairs: Sequence[tuple[int, int]] = [(index(a), index(s)) for a, s in segments]
-        if any(size < 0 for _, size in pairs) or at < 0:
-            raise InvalidArgs("a transfer has no negative numbers")
-        sizes = np.array([size for _, size in pairs], dtype=np.int64)
-        wanted = np.zeros(len(pairs), dtype=TRANSFER)
-        wanted["write"] = write
-        wanted["address"] = [address for address, _ in pairs]
-        wanted["size"] = sizes
-        wanted["at"] = at + np.cumsum(sizes) - sizes
+        wanted, total = [], 0
+        for address, count in segments:
+            size = index(count)
+            wanted.append((write, index(address), size, at + total))
+            total += size
         outcomes = self.transfer(wanted)
         outcomes.raise_first()
-        short = np.flatnonzero(outcomes.moved < sizes)
-        if not len(short):
-            return int(sizes.sum())
-        first = int(short[0])
-        return int(sizes[:first].sum()) + int(outcomes.moved[first])
+        done = 0
+        for moved, (_, _, size, _) in zip(outcomes.moved.tolist(), wanted, strict=True):
+            done += moved
+            if moved < size:
+                break
+        return done

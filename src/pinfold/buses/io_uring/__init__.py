@@ -15,8 +15,10 @@
 # Source: io_uring_setup(2), io_uring_register(2), io_uring_enter(2).
 from __future__ import annotations
 
+import errno
 import threading
 from dataclasses import dataclass
+from functools import partial
 from itertools import count
 from typing import TYPE_CHECKING, Any, Final
 
@@ -28,12 +30,13 @@ from pinfold.buses.io_uring.table import LONGEST_SHIFT, SLOTS
 from pinfold.errors import HostError, InvalidArgs, NotSupported
 from pinfold.host import probe
 from pinfold.host.uring import Ring
-from pinfold.memory.hosterrors import each_tried
+from pinfold.memory.hosterrors import each_tried, from_host
 from pinfold.memory.locks import refuse_inside
 from pinfold.units import PAGE_SIZE, ByteRange, is_power_of_two
 
 if TYPE_CHECKING:
     import os
+    from collections.abc import Callable
 
     from pinfold.memory.physmap import PhysicalMap
 
@@ -41,6 +44,8 @@ __all__ = ["UringBus", "UringGrant", "UringSpace", "UringStatistics", "open_bus"
 
 _DEPTH: Final = 64
 _DEEPEST: Final = 1 << 15  # IORING_MAX_ENTRIES of Linux
+_ABSENT: Final = (errno.ENOSYS, errno.EPERM, errno.EACCES, errno.EINVAL, errno.EOPNOTSUPP)
+"""How a kernel, or who set it up, says that io_uring is not to be had, or lacks what is used."""
 _FIRST_FILE: Final = 1 << 32
 """Files get numbers from here on; the ones below are the caller's to give."""
 
@@ -174,13 +179,16 @@ class UringBus:
 
     def close(self) -> None:
         """Have every device stop, revoke what is live, and give the rings back."""
+        for space in list(self._spaces.values()):
+            space.refuse_inside()
         with self._lock:
             spaces, self._spaces = list(self._spaces.values()), {}
+        steps: list[Callable[[], object]] = []
         for space in spaces:
-            space.quiesce()
-            for grant in space.live_grants():
-                space.revoke(grant)
-        each_tried(space.end for space in spaces)
+            steps.append(space.quiesce)
+            steps += [partial(space.revoke, grant) for grant in space.live_grants()]
+            steps.append(space.end)
+        each_tried(steps)
 
     def abandon(self) -> None:
         """See `pinfold.bus.Bus.abandon`."""
@@ -200,6 +208,8 @@ def _probe() -> None:
     try:
         Ring(1, 1).close()
     except OSError as error:
+        if error.errno not in _ABSENT:
+            raise from_host("make an io_uring", error) from error
         raise NotSupported(
             f"io_uring is not to be had here: {error.strerror}",
             remedy="see the kernel's version (5.19 or later), kernel.io_uring_disabled, and what a "

@@ -1,15 +1,17 @@
 # A batch of transfers, and the requests that the kernel is given for it.
 #
 # A transfer is one request, or several where it runs over slots of the table: then all of it has to
-# be in one grant, which pinfold checks before the first is given to the kernel.
+# be in one grant, or none of it is for the kernel.
+#
+# Entries of the ring are made a piece of the batch at a time. They have host addresses and were
+# checked against what the table held, so they are made again when the table has changed.
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from pinfold.errors import InvalidArgs
-from pinfold.host.abi_uring import IORING_OP_READ_FIXED, IORING_OP_WRITE_FIXED, SQE
+from pinfold.host.abi_uring import IORING_OP_FSYNC, IORING_OP_READ_FIXED, IORING_OP_WRITE_FIXED, SQE
 from pinfold.rights import Perm
 from pinfold.transfers import Outcomes
 
@@ -20,41 +22,54 @@ if TYPE_CHECKING:
     from pinfold.buses.io_uring.table import Table
     from pinfold.faults import Fault
 
-PENDING: Final = np.iinfo(np.int32).min
-"""The result of a request that has not ended."""
+WAITING: Final = np.iinfo(np.int32).min
+"""The result of a request that the kernel was not given yet. No errno is so large."""
+GIVEN: Final = WAITING + 1
+"""The result of one that is under way."""
 
-_READ, _WRITE = int(Perm.READ), int(Perm.WRITE)
-_LONGEST: Final = 1 << 30
-"""Bytes in one request: a slot's, which is less than what Linux moves in one."""
+_READ, _WRITE = np.uint8(Perm.READ), np.uint8(Perm.WRITE)
+_NOWHERE: Final = np.uint64(np.iinfo(np.uint64).max)
+"""The slot of a transfer that is in no grant, or in more than one."""
+_AT_ONCE: Final = 1024
+"""Requests that entries are made for at a time."""
+_NEVER: Final = -1
+"""The version of no table."""
 
 
 class Batch:
-    """Transfers that were handed over together.
+    """Transfers that were handed over together. Made with the space's lock held.
 
     Attributes:
-      wanted: the transfers, an array of `TRANSFER`.
+      wanted: the transfers, an array of `TRANSFER` that nobody else has.
       first: the sequence number of its first request, which stands in `user_data`.
-      addresses, sizes: of each request.
+      addresses, sizes, offsets, writes: of each request.
       slots: of the table, of each request.
       owners: which transfer each request is of; None where each is one.
-      results: of each request: bytes, or a negative errno, or `PENDING`.
-      given: how many requests the kernel was given, those that were not needed included.
+      results: of each request: bytes, or a negative errno, or `WAITING`, or `GIVEN`.
       left: how many have not ended.
       faults: the records of those that were stopped, by transfer.
+      chosen, entries: requests that may be given to the kernel, and their entries.
+      taken: how many of those it was given.
+      again: requests that are made a second time; see `Queue`.
     """
 
     __slots__ = (
+        "_low",
+        "_version",
         "addresses",
+        "again",
+        "chosen",
+        "entries",
         "faults",
         "file",
         "first",
-        "given",
         "left",
         "offsets",
         "owners",
         "results",
         "sizes",
         "slots",
+        "taken",
         "wanted",
         "writes",
     )
@@ -62,7 +77,6 @@ class Batch:
     def __init__(self, wanted: NDArray[Any], file: OpenFile, table: Table, first: int) -> None:
         self.wanted = wanted
         self.file = file
-        self.first = first
         self.owners: NDArray[np.int64] | None = None
         self.writes: NDArray[np.bool_] = wanted["write"]
         self.addresses: NDArray[np.uint64] = wanted["address"]
@@ -70,69 +84,140 @@ class Batch:
         self.sizes: NDArray[np.uint64] = wanted["size"]
         self.slots = table.slots_of(self.addresses)
         last = table.slots_of(self.addresses + np.maximum(self.sizes, 1) - np.uint64(1))
-        if (last < self.slots).any():
-            raise InvalidArgs("a transfer runs over the end of the device addresses")
         if (last != self.slots).any():
-            self._split(table, (last - self.slots).astype(np.int64) + 1)
-        self.results: NDArray[np.int32] = np.full(len(self.slots), PENDING, dtype=np.int32)
-        self.given = 0
-        self.left = len(self.slots)
-        self.faults: dict[int, Fault] = {}
+            self._split(table, last)
+        self._begin(first, len(self.slots))
 
-    def _split(self, table: Table, counts: NDArray[np.int64]) -> None:
-        """Cut transfers at the borders of slots."""
+    def _begin(self, first: int, count: int) -> None:
+        self.first = first
+        self.results: NDArray[np.int32] = np.full(count, WAITING, dtype=np.int32)
+        self.left = count
+        self.faults: dict[int, Fault] = {}
+        self.again: set[int] = set()
+        self.chosen: NDArray[np.int64] = np.empty(0, dtype=np.int64)
+        self.entries: NDArray[Any] = np.empty(0, dtype=SQE)
+        self.taken = self._low = 0
+        self._version = _NEVER
+
+    def _split(self, table: Table, last: NDArray[np.uint64]) -> None:
+        """Cut transfers at the borders of slots. Those that are not granted whole stay as they are:
+        they may be as long as a file can be."""
+        counts = np.ones(len(last), dtype=np.int64)
+        for transfer in np.flatnonzero(last != self.slots).tolist():
+            address, size = self.range_of(transfer)
+            found = table.space.blocks.find(address)
+            if found is not None and address + size <= found[1]:
+                counts[transfer] += int(last[transfer] - self.slots[transfer])
+            else:
+                self.slots[transfer] = _NOWHERE
+        if counts.max() == 1:
+            return
         owners = np.repeat(np.arange(len(counts)), counts)
-        within = np.arange(len(owners)) - np.repeat(np.cumsum(counts) - counts, counts)
+        firsts = np.repeat(np.cumsum(counts) - counts, counts)
+        within = (np.arange(len(owners)) - firsts).astype(np.uint64)
+        slots: NDArray[np.uint64] = self.slots[owners] + within
+        starts, stops = self.addresses[owners], (self.addresses + self.sizes)[owners]
         shift = np.uint64(table.shift)
-        starts = (self.slots[owners] + within.astype(np.uint64)) << shift
-        stops = starts + np.uint64(table.longest)
-        ends = self.addresses + self.sizes
-        low = np.maximum(starts, self.addresses[owners])
-        high = np.minimum(stops, ends[owners])
-        self.offsets = self.offsets[owners] + (low - self.addresses[owners])
+        low: NDArray[np.uint64] = np.where(within == 0, starts, slots << shift)
+        more = within + np.uint64(1) < counts[owners].astype(np.uint64)
+        high: NDArray[np.uint64] = np.where(more, (slots + np.uint64(1)) << shift, stops)
+        self.offsets = self.offsets[owners] + (low - starts)
         self.writes = self.writes[owners]
-        self.addresses, self.sizes = low, high - low
-        self.slots = low >> shift
+        self.addresses, self.slots = low, slots
+        self.sizes = high - low
         self.owners = owners
 
     def owner(self, request: int) -> int:
         """Which transfer a request is of."""
         return request if self.owners is None else int(self.owners[request])
 
-    def requests_of(self, transfer: int) -> slice:
-        """The requests of a transfer."""
-        if self.owners is None:
-            return slice(transfer, transfer + 1)
-        low = int(np.searchsorted(self.owners, transfer, side="left"))
-        return slice(low, int(np.searchsorted(self.owners, transfer, side="right")))
+    def range_of(self, transfer: int) -> tuple[int, int]:
+        """The device address of a transfer, and its size."""
+        wanted = self.wanted[transfer]
+        return int(wanted["address"]), int(wanted["size"])
 
-    def several(self) -> NDArray[np.int64]:
-        """The transfers that are several requests."""
-        if self.owners is None:
-            return np.empty(0, dtype=np.int64)
-        counts = np.bincount(self.owners, minlength=len(self.wanted))
-        found: NDArray[np.int64] = np.flatnonzero(counts > 1)
+    def access(self, transfer: int) -> int:
+        """What a transfer does with memory, a bit of `Perm`."""
+        return int(_READ if self.wanted[transfer]["write"] else _WRITE)
+
+    # On the way to the kernel -------------------------------------------------------------------
+
+    def stale(self, table: Table) -> bool:
+        """True when `prepare` has to be called before more is given."""
+        return self._version != table.version or self.taken == len(self.entries)
+
+    def prepare(self, table: Table) -> NDArray[np.int64]:
+        """Make entries for the next requests that wait, if there are any.
+
+        Returns: those among them that the kernel would not know to refuse; they have no entries.
+        """
+        self._version = table.version
+        self.taken = 0
+        while True:
+            chosen = np.flatnonzero(self.results[self._low : self._low + _AT_ONCE] == WAITING)
+            if len(chosen) or self._low >= len(self.results):
+                break
+            self._low += _AT_ONCE
+        chosen += self._low
+        unfit = self._unfit(table, chosen)
+        if unfit.any():
+            self.chosen, stopped = chosen[~unfit], chosen[unfit]
+        else:
+            self.chosen, stopped = chosen, chosen[:0]
+        self.entries = self._entries(table, self.chosen)
+        return stopped
+
+    def _unfit(self, table: Table, chosen: NDArray[np.int64]) -> NDArray[np.bool_]:
+        allowed = table.perms_of(self.slots[chosen])
+        needed = np.where(self.writes[chosen], _READ, _WRITE)
+        # An empty slot permits nothing, and is the kernel's to refuse.
+        found: NDArray[np.bool_] = (allowed != 0) & (allowed & needed == 0)
         return found
 
-    def needed(self) -> NDArray[np.uint8]:
-        """The permission that each request needs, bits of `Perm`."""
-        return np.where(self.writes, _READ, _WRITE).astype(np.uint8)
-
-    def entries(self, table: Table, chosen: NDArray[np.int64]) -> NDArray[Any]:
-        """Entries of the ring for some of the requests."""
+    def _entries(self, table: Table, chosen: NDArray[np.int64]) -> NDArray[Any]:
         made = np.zeros(len(chosen), dtype=SQE)
+        if not len(chosen):
+            return made
         slots = self.slots[chosen]
-        addresses = self.addresses[chosen]
         sizes, offsets = self.sizes[chosen], self.offsets[chosen]
         made["opcode"] = np.where(self.writes[chosen], IORING_OP_WRITE_FIXED, IORING_OP_READ_FIXED)
-        hosts = table.host_addresses(addresses, slots)
+        hosts = table.host_addresses(self.addresses[chosen], slots)
         made["addr"] = hosts
         made["fd"] = self.file.descriptors(hosts, sizes, offsets)
         made["off"] = offsets
         made["len"] = sizes
         made["buf_index"] = slots
-        made["user_data"] = chosen.astype(np.uint64) + np.uint64(self.first)
+        made["user_data"] = chosen + self.first
         return made
+
+    def give(self, count: int) -> None:
+        """So many more of the entries are about to be given to the kernel."""
+        self.results[self.chosen[self.taken : self.taken + count]] = GIVEN
+        self.taken += count
+
+    def take_back(self, count: int) -> None:
+        """The kernel has not taken the last so many."""
+        self.taken -= count
+        self.results[self.chosen[self.taken : self.taken + count]] = WAITING
+
+    def give_again(self, request: int) -> None:
+        """Have a request wait once more."""
+        self.again.add(request)
+        self.results[request] = WAITING
+        self._low = min(self._low, request)
+        self._version = _NEVER
+
+    def waiting(self) -> NDArray[np.int64]:
+        """The requests that the kernel was not given."""
+        found: NDArray[np.int64] = np.flatnonzero(self.results == WAITING)
+        return found
+
+    def uses(self, slot: int, slots: int) -> bool:
+        """True while a request to one of these slots is under way."""
+        given = self.results == GIVEN
+        return bool((given & (self.slots >= slot) & (self.slots < slot + slots)).any())
+
+    # Afterwards ---------------------------------------------------------------------------------
 
     def outcomes(self) -> Outcomes:
         """What became of it, once nothing is left."""
@@ -146,7 +231,7 @@ class Batch:
         """Of each transfer what was moved before its first request that stopped short."""
         assert self.owners is not None  # noqa: S101 - narrows a type; the caller has looked
         starts = np.flatnonzero(np.diff(self.owners, prepend=-1))
-        short = moved < self.sizes.astype(np.int64)
+        short = moved.astype(np.uint64) < self.sizes
         before: NDArray[np.int64] = np.cumsum(short) - short
         counted: NDArray[np.bool_] = before == np.repeat(
             before[starts], np.diff(starts, append=len(short))
@@ -154,3 +239,25 @@ class Batch:
         total = np.add.reduceat(np.where(counted, moved, 0), starts)
         first = np.where(counted & short, errors, 0)
         return Outcomes(total, np.maximum.reduceat(first, starts).astype(np.int32), self.faults)
+
+
+class Sync(Batch):
+    """A request that moves nothing: what was written is to reach the medium."""
+
+    __slots__ = ()
+
+    def __init__(self, file: OpenFile, first: int) -> None:
+        self.file = file
+        self.slots = np.full(1, _NOWHERE)
+        self._begin(first, 1)
+
+    def prepare(self, table: Table) -> NDArray[np.int64]:
+        """See `Batch.prepare`; it has nothing to do with the table."""
+        self._version = table.version
+        self.taken = 0
+        self.chosen = self.waiting()
+        self.entries = np.zeros(len(self.chosen), dtype=SQE)
+        self.entries["opcode"] = IORING_OP_FSYNC
+        self.entries["fd"] = self.file.plain
+        self.entries["user_data"] = self.first
+        return self.chosen[:0]

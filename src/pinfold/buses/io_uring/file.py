@@ -48,7 +48,7 @@ class OpenFile:
     ) -> None:
         if isinstance(path, bool):
             raise InvalidArgs("a file is named by its path or its descriptor")
-        self.path = path if isinstance(path, int) else os.fspath(path)
+        self.path = path if isinstance(path, int) else os.fsdecode(path)
         self.writable = writable
         access = os.O_RDWR if writable else os.O_RDONLY
         name = f"/proc/self/fd/{path}" if isinstance(path, int) else self.path
@@ -62,6 +62,9 @@ class OpenFile:
                 mode = calls.fstat(self._plain).st_mode
             if not any(kind(mode) for kind in _LASTING):
                 raise NotSupported(f"{self.path} is neither a regular file nor a block device")
+            # With it some file systems say EAGAIN instead of reading what is not in memory.
+            with translated(f"have {self.path} wait"):
+                direct_io.set_blocking(self._plain)
             if direct is not False:
                 self._open_direct(access)
             if direct and self._direct is None:

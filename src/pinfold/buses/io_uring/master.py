@@ -1,12 +1,14 @@
 # A software device's port on the io_uring bus: the kernel moves its bytes.
 #
-# A read of memory is a WRITE_FIXED from the device address to a memory file of the port's own, a
-# write the reverse. So every access is checked by the kernel against the table, as a disk's is.
+# A read of memory is a WRITE_FIXED from the device address to a memory file, a write the reverse.
+# So every access is checked by the kernel against the table, as a disk's is.
 #
-# One access at a time for each port: its file is where the bytes are on the way.
+# One access at a time for each device: its memory file is where the bytes are on the way.
 from __future__ import annotations
 
-import threading
+import errno
+from contextlib import contextmanager
+from functools import partial
 from operator import index
 from typing import TYPE_CHECKING, Final, SupportsIndex
 
@@ -14,7 +16,7 @@ import numpy as np
 
 from pinfold.buffers import flat
 from pinfold.buses.io_uring.file import OpenFile
-from pinfold.errors import DmaFault, InvalidArgs
+from pinfold.errors import DmaFault, HostError, InvalidArgs
 from pinfold.host import calls, mm
 from pinfold.memory.hosterrors import translated
 from pinfold.rights import Perm
@@ -22,6 +24,8 @@ from pinfold.transfers import TRANSFER
 from pinfold.units import MIB
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
     from pinfold.buses.io_uring.space import UringSpace
 
 _BURST: Final = 4 * MIB
@@ -31,15 +35,10 @@ _LARGEST: Final = 1 << 62
 class UringMaster:
     """A software device's port on the io_uring bus."""
 
+    __slots__ = ("_space",)
+
     def __init__(self, space: UringSpace) -> None:
         self._space = space
-        self._lock = threading.Lock()
-        with translated("make a memory file"):
-            fd = mm.create_memfd("pinfold:port", 0)
-        try:
-            self._file = OpenFile(fd, writable=True, direct=False)
-        finally:
-            calls.close(fd)
 
     @property
     def initiator(self) -> int:
@@ -48,71 +47,105 @@ class UringMaster:
 
     def read(self, address: SupportsIndex, size: SupportsIndex) -> bytes:
         """See `pinfold.bus.BusMaster.read`."""
-        buffer = bytearray(_size(size))
-        self._load(index(address), memoryview(buffer))
+        at, count = index(address), _size(size)
+        with self._access(at, count, Perm.READ) as file:
+            self._move(file, at, count, out=True)  # first: it may be a size that nobody has
+            buffer = bytearray(count)
+            _whole(partial(calls.preadv, file.plain), memoryview(buffer))
         return bytes(buffer)
 
     def read_into(self, address: SupportsIndex, buffer: memoryview) -> None:
         """See `pinfold.bus.BusMaster.read_into`."""
-        self._load(index(address), flat(buffer))
+        at, target = index(address), flat(buffer)
+        with self._access(at, len(target), Perm.READ) as file:
+            self._move(file, at, len(target), out=True)
+            _whole(partial(calls.preadv, file.plain), target)
 
     def write(self, address: SupportsIndex, data: bytes | bytearray | memoryview) -> None:
         """See `pinfold.bus.BusMaster.write`."""
-        self._store(index(address), flat(data))
+        at, source = index(address), flat(data)
+        with self._access(at, len(source), Perm.WRITE) as file:
+            _whole(partial(calls.pwrite, file.plain), source)
+            self._move(file, at, len(source), out=False)
 
     def copy(self, destination: SupportsIndex, source: SupportsIndex, size: SupportsIndex) -> None:
         """See `pinfold.bus.BusMaster.copy`."""
         to, at, total = index(destination), index(source), _size(size)
-        for done in range(0, total, _BURST):
+        for done in range(0, max(total, 1), _BURST):
             count = min(_BURST, total - done)
-            with self._lock:
-                self._move(at + done, count, out=True)
-                self._move(to + done, count, out=False)
+            with self._access(at + done, count, Perm.READ) as file:
+                self._move(file, at + done, count, out=True)
+                self._refuse_nonsense(to + done, count, Perm.WRITE)
+                self._move(file, to + done, count, out=False)
 
     def fetch(self, address: SupportsIndex, size: SupportsIndex) -> bytes:
         """See `pinfold.bus.BusMaster.fetch`: nothing on this bus permits it."""
         at, count = index(address), _size(size)
         space = self._space
-        with space.queue.lock:
+        with self._access(at, count, Perm.EXECUTE), space.queue.lock:
             raise space.diagnosis.fault(at, count, int(Perm.EXECUTE), space.covering(at))
 
-    def _load(self, address: int, buffer: memoryview) -> None:
-        with self._lock:
-            self._move(address, len(buffer), out=True)
-            done = 0
-            while done < len(buffer):
-                with translated("read a memory file"):
-                    done += calls.preadv(self._file.plain, buffer[done:], done)
+    @contextmanager
+    def _access(self, address: int, size: int, access: Perm) -> Iterator[OpenFile]:
+        """One access at a time; the file for its bytes.
 
-    def _store(self, address: int, data: memoryview) -> None:
-        with self._lock:
-            done = 0
-            while done < len(data):
-                with translated("write a memory file"):
-                    done += calls.pwrite(self._file.plain, data[done:], done)
-            self._move(address, len(data), out=False)
-
-    def _move(self, address: int, size: int, *, out: bool) -> None:
-        """One access: ``out`` of memory, or into it."""
+        Raises:
+          DmaFault: no device has such an address, or this one has left its bus.
+          BadState: called from inside an access of this thread.
+          WrongProcess: in a forked child.
+        """
         space = self._space
-        if not 0 <= address < 1 << 64 or size > _LARGEST:
-            with space.queue.lock:
-                access = int(Perm.READ if out else Perm.WRITE)
-                raise space.diagnosis.fault(address, size, access, None)
-        wanted = np.array([(out, address, size, 0)], dtype=TRANSFER)
+        space.refuse_nested()
         try:
-            batch = space.queue.start(wanted, self._file)
-            space.queue.finish(batch)
+            with space.port_lock:
+                self._refuse_nonsense(address, size, access)
+                if space.port_file is None:
+                    with space.queue.lock:
+                        raise space.diagnosis.fault(address, size, int(access), None)
+                yield space.port_file
         finally:
             if space.owed:
                 space.ended_access()
+
+    def _refuse_nonsense(self, address: int, size: int, access: Perm) -> None:
+        if not 0 <= address < 1 << 64 or size > _LARGEST:
+            space = self._space
+            with space.queue.lock:
+                raise space.diagnosis.fault(address, size, int(access), None)
+
+    def _move(self, file: OpenFile, address: int, size: int, *, out: bool) -> None:
+        """One transfer: ``out`` of memory, or into it."""
+        queue = self._space.queue
+        batch = queue.start(np.array([(out, address, size, 0)], dtype=TRANSFER), file)
+        queue.finish(batch)
         outcomes = batch.outcomes()
         if outcomes.faults:
             raise DmaFault(outcomes.faults[0])
         outcomes.raise_first()
+        if outcomes.moved[0] != size:
+            error = OSError(errno.EIO, f"{outcomes.moved[0]} of {size} bytes were moved")
+            raise HostError("move the bytes of a port", error)
 
-    def __del__(self) -> None:
-        self._file.close()
+
+def port_file() -> OpenFile:
+    """A memory file for the bytes of a device's ports."""
+    with translated("make a memory file"):
+        fd = mm.create_memfd("pinfold:port", 0)
+    try:
+        return OpenFile(fd, writable=True, direct=False)
+    finally:
+        calls.close(fd)
+
+
+def _whole(step: Callable[[memoryview, int], int], buffer: memoryview) -> None:
+    """Read or write all of a buffer, from the start of the file."""
+    done = 0
+    while done < len(buffer):
+        with translated("move bytes by a memory file"):
+            moved = step(buffer[done:], done)
+            if not moved:
+                raise OSError(errno.EIO, "a memory file ended")
+            done += moved
 
 
 def _size(size: SupportsIndex) -> int:

@@ -5,21 +5,31 @@
 # takes completions off the ring, also while it waits for them. Whoever holds `_reaping` may take
 # `lock` for the books, never the other way round.
 #
-# A request counts as in flight from before the kernel is given it until its completion was seen.
+# A request counts as under way from before the kernel is given it until its completion was seen,
+# and the ring's queue is empty whenever the lock is free: what the kernel would not take is taken
+# off it again, so that nothing moves after somebody was told that it did not.
+#
+# Linux makes a request in the name of the thread that gave it. Of what is still to be done when
+# that thread ends, Linux makes nothing and says ECANCELED, or EFAULT of good memory (6.18 does of
+# reads by the page cache). Such a request is made once more, by the thread that waits for it.
 from __future__ import annotations
 
 import errno
 import threading
-from typing import TYPE_CHECKING, Any
+from collections import deque
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from pinfold.buses.io_uring.batch import PENDING, Batch
-from pinfold.host.abi_uring import IORING_OP_FSYNC, SQE
+from pinfold.buses.io_uring.batch import Batch, Sync
+from pinfold.errors import BadState
+from pinfold.faults import FaultReason
 from pinfold.memory.hosterrors import from_host
-from pinfold.memory.locks import LostLock, refuse_inside
+from pinfold.memory.locks import LostLock, held_by_this_thread, refuse_inside
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from numpy.typing import NDArray
 
     from pinfold.buses.diagnosis import Diagnosis
@@ -28,8 +38,18 @@ if TYPE_CHECKING:
     from pinfold.buses.io_uring.table import Table
     from pinfold.host.uring import Ring
 
-_AGAIN = (errno.EINTR, errno.EAGAIN, errno.EBUSY)
-_TRANSFER_FAULT = -errno.EFAULT
+_AGAIN: Final = (errno.EINTR, errno.EAGAIN, errno.EBUSY)
+"""Try again: a signal came; the kernel has no memory for a request now; completions are waiting."""
+_REFUSALS: Final = 100
+"""How often the kernel may say so in turn, with nothing under way whose end could change it."""
+
+
+def nested() -> BadState:
+    """What is raised where the books may be half written by this very thread."""
+    return BadState(
+        "this thread is inside a transfer already: called from a __del__ or a signal handler",
+        remedy="have the handler note what is to be done, and do it outside",
+    )
 
 
 class Queue:
@@ -37,6 +57,9 @@ class Queue:
 
     Args:
       depth: how many the kernel is given at once; at most the ring's entries.
+
+    Attributes:
+      closed: True once the ring is about to go; then whatever is asked for is stopped.
     """
 
     def __init__(
@@ -55,74 +78,114 @@ class Queue:
         self._diagnosis = diagnosis
         self._next = 1
         self._under_way = 0
+        self._refused = 0
+        self._waiters = 0
+        """Threads that want completions."""
         self._live: list[Batch] = []
         """Those with requests left, ascending by their first sequence number."""
+        self._dropped: deque[Batch] = deque()
+        self.closed = False
         self.transfers = self.bytes_moved = self.stopped = self.failed = 0
 
     def start(self, wanted: NDArray[Any], file: OpenFile) -> Batch:
-        """Hand transfers over; as many go to the kernel at once as the depth allows."""
+        """Hand transfers over; as many go to the kernel at once as the depth allows.
+
+        Raises:
+          HostError, NoMemory: the kernel took none of them.
+          BadState: called from inside, by a finaliser or a signal handler.
+        """
+        self.refuse_nested()
         with self.lock:
             batch = Batch(wanted, file, self._table, self._next)
-            self._next += len(batch.slots)
+            self._next += batch.left
             self.transfers += len(wanted)
-            if not batch.left:
-                return batch
-            self._stop_unfit(batch)
-            if batch.left:
-                self._live.append(batch)
-                self._give(batch)
+            self._forget_dropped()
+            self._begin(batch)
         return batch
+
+    def _begin(self, batch: Batch) -> None:
+        if not batch.left:
+            return
+        self._live.append(batch)
+        try:
+            if self.closed:
+                self._end(batch, batch.waiting(), -errno.EFAULT)
+            else:
+                self._give(batch)
+        except BaseException:
+            self._cancel(batch)
+            raise
+        finally:
+            self._keep_live()
 
     def finish(self, batch: Batch) -> None:
         """Wait until every request of a batch has ended.
 
         Raises:
-          HostError: the ring takes no requests any more.
+          HostError, NoMemory: the kernel takes none any more; what is under way goes on.
+          BadState: the ring has gone.
         """
+        self.refuse_nested()
         while batch.left:
             with self.lock:
+                if self.closed:
+                    raise BadState("the device has left its bus")
                 self._give(batch)
-            self._take(batch)
+                self._keep_live()
+                enough = self._enough(batch)
+            if batch.left:
+                self._take(lambda: not batch.left, enough)
+
+    def sync(self, file: OpenFile) -> int:
+        """Have what was written reach the disk; 0, or a negative errno. Raises as `finish`."""
+        self.refuse_nested()
+        with self.lock:
+            if self.closed:
+                raise BadState("the device has left its bus")
+            batch = Sync(file, self._next)
+            self._next += 1
+            self._begin(batch)
+        self.finish(batch)
+        return int(batch.results[0])
 
     def drain(self, grant: UringGrant) -> None:
-        """Wait until no request that names the grant is under way."""
-        while self._table.busy(grant):
-            self._take(None)
+        """Wait until no request that names the grant is under way. Raises HostError."""
+        while self._used(grant):
+            self._take(lambda: not self._used(grant))
+
+    def _used(self, grant: UringGrant) -> bool:
+        with self.lock:
+            return any(batch.uses(grant.slot, grant.slots) for batch in self._live)
 
     def idle(self) -> None:
         """Wait until nothing is under way; what the kernel was not given yet is cancelled."""
         with self.lock:
             for batch in self._live:
-                rest = np.flatnonzero(batch.results[batch.given :] == PENDING) + batch.given
-                self._end(batch, rest, np.full(len(rest), -errno.ECANCELED))
-                batch.given = len(batch.results)
-            self._live = [batch for batch in self._live if batch.left]
-        while self._under_way:
-            self._take(None)
+                self._cancel(batch)
+            self._keep_live()
+        while self._under_way and not self.closed:
+            self._take(lambda: not self._under_way)
 
-    def sync(self, file: OpenFile) -> int:
-        """Have what was written reach the disk; 0, or a negative errno."""
-        wanted = np.zeros(1, dtype=SQE)
-        while not self._ring.room():
-            self._take(None)
-        with self.lock:
-            batch = _Sync(self._next)
-            self._next += 1
-            wanted["opcode"], wanted["fd"], wanted["user_data"] = (
-                IORING_OP_FSYNC,
-                file.plain,
-                batch.first,
-            )
-            self._live.append(batch)
-            self._submit(wanted)
-        while batch.left:
-            self._take(batch)
-        return int(batch.results[0])
+    def shut(self) -> bool:
+        """From now on nobody touches the ring; False if that was so already."""
+        with self._reaping, self.lock:
+            first, self.closed = not self.closed, True
+            return first
+
+    def drop(self, batch: Batch) -> None:
+        """Nobody waits for a batch any more: what the kernel was not given is not made. For
+        finalisers; it waits for nothing."""
+        self._dropped.append(batch)
 
     def refuse_inside(self) -> None:
         """Raise `Unavailable` in a finaliser that runs inside the queue, on its own thread."""
         refuse_inside(self.lock)
         refuse_inside(self._reaping)
+
+    def refuse_nested(self) -> None:
+        """Raise `BadState` where the books may be half written by this very thread."""
+        if held_by_this_thread(self.lock) or held_by_this_thread(self._reaping):
+            raise nested()
 
     def lose(self) -> None:
         """In a forked child: every use raises."""
@@ -130,129 +193,178 @@ class Queue:
 
     # With the space's lock held -----------------------------------------------------------------
 
-    def _stop_unfit(self, batch: Batch) -> None:
-        """End what the kernel is not asked: it would not know that it must refuse."""
-        slots = batch.slots
-        unfit = slots >= np.uint64(len(self._table.perms))
-        allowed = self._table.perms[np.where(unfit, 0, slots)]
-        # An empty slot permits nothing, and is the kernel's to refuse.
-        unfit |= (allowed != 0) & (allowed & batch.needed() == 0)
-        for transfer in batch.several().tolist():
-            requests = batch.requests_of(transfer)
-            if not self._in_one_grant(batch, transfer):
-                unfit[requests] = True
-        if unfit.any():
-            chosen = np.flatnonzero(unfit)
-            self._end(batch, chosen, np.full(len(chosen), _TRANSFER_FAULT))
-
-    def _in_one_grant(self, batch: Batch, transfer: int) -> bool:
-        address, size = _range(batch, transfer)
-        found = self._table.space.blocks.find(address)
-        return found is not None and address + size <= found[1]
-
     def _give(self, batch: Batch) -> None:
         """Give the kernel as many more requests of a batch as there is room for."""
-        room = min(self._depth - self._under_way, self._ring.room())
-        if room <= 0 or batch.given == len(batch.slots):
-            return
-        rest = np.flatnonzero(batch.results[batch.given :] == PENDING)[:room] + batch.given
-        if not len(rest):
-            batch.given = len(batch.slots)
-            return
-        entries = batch.entries(self._table, rest)
-        np.add.at(self._table.in_flight, batch.slots[rest].astype(np.int64), 1)
-        batch.given = int(rest[-1]) + 1
-        self._submit(entries)
+        while batch.left and (room := self._depth - self._under_way) > 0:
+            if batch.stale(self._table):
+                self._end(batch, batch.prepare(self._table), -errno.EFAULT)
+                if not len(batch.entries):
+                    return
+            part = batch.entries[batch.taken : batch.taken + room]
+            if self._submit(batch, part) < len(part):
+                return
 
-    def _submit(self, entries: NDArray[Any]) -> None:
+    def _submit(self, batch: Batch, entries: NDArray[Any]) -> int:
+        """Give the kernel entries of a batch; how many it has taken."""
+        batch.give(len(entries))
         self._under_way += len(entries)
         self._ring.queue(entries)
-        self._push()
-
-    def _push(self) -> None:
+        refusal: OSError | None = None
         try:
             self._ring.submit()
         except OSError as error:
-            if error.errno not in _AGAIN:  # what is queued stays so, and counts as under way
-                raise from_host("submit to io_uring", error) from error
+            refusal = error
+        left = self._ring.unqueue()
+        if not left:
+            self._refused = 0
+            return len(entries)
+        batch.take_back(left)
+        self._under_way -= left
+        if refusal is not None:
+            self._refused += 1
+            hopeless = not self._under_way and self._refused > _REFUSALS
+            if hopeless or refusal.errno not in _AGAIN:
+                self._refused = 0
+                raise from_host("submit to io_uring", refusal) from refusal
+        return len(entries) - left
+
+    def _enough(self, batch: Batch) -> int:
+        """How many completions are worth waking for.
+
+        For the last of a batch all that is left. Before, a quarter of the depth: fewer, and the
+        interpreter is what the disk waits for; more, and the disk has too little to do. One where
+        somebody else waits, too.
+        """
+        if self._waiters:
+            return 1
+        whole = batch.left <= self._under_way
+        return max(1, min(self._under_way, batch.left if whole else self._depth // 4))
+
+    def _cancel(self, batch: Batch) -> None:
+        """End what the kernel was not given."""
+        self._end(batch, batch.waiting(), -errno.ECANCELED)
+
+    def _forget_dropped(self) -> None:
+        while self._dropped:
+            self._cancel(self._dropped.popleft())
+            self._keep_live()
+
+    def _keep_live(self) -> None:
+        if not all(batch.left for batch in self._live):
+            self._live = [batch for batch in self._live if batch.left]
 
     # With the reaping lock held -----------------------------------------------------------------
 
-    def _take(self, batch: Batch | None) -> None:
-        """Take what has ended off the ring; wait for something if there is nothing."""
-        with self._reaping:
-            if batch is not None and not batch.left:
-                return  # another thread has taken it meanwhile
-            found = self._ring.reap()
-            if not len(found):
-                self._wait()
+    def _take(self, done: Callable[[], bool], enough: int = 1) -> None:
+        """Take what has ended off the ring; wait for ``enough`` if there is nothing."""
+        with self.lock:
+            self._waiters += 1
+        try:
+            with self._reaping:
+                if self.closed or done():  # another thread has taken it meanwhile
+                    return
                 found = self._ring.reap()
-            if len(found):
-                with self.lock:
-                    self._account(found)
+                if not len(found):
+                    self._wait(enough)
+                    found = self._ring.reap()
+                if len(found):
+                    with self.lock:
+                        self._account(found)
+        finally:
+            with self.lock:
+                self._waiters -= 1
 
-    def _wait(self) -> None:
-        if not self._under_way:
+    def _wait(self, enough: int) -> None:
+        with self.lock:  # while we may take completions nobody else does: it only grows
+            enough = min(enough, self._under_way)
+        if not enough:
             return
         try:
-            if self._ring.queued():
-                with self.lock:
-                    self._push()
-            self._ring.wait()
+            self._ring.wait(enough)
         except OSError as error:
             if error.errno not in _AGAIN:
                 raise from_host("wait for io_uring", error) from error
 
-    def _account(self, found: NDArray[Any]) -> None:
-        sequence = found["user_data"]
-        self._under_way -= len(found)
-        for batch in self._live:
-            here = (sequence >= batch.first) & (sequence < batch.first + len(batch.results))
-            if here.any():
-                chosen = (sequence[here] - np.uint64(batch.first)).astype(np.int64)
-                if not isinstance(batch, _Sync):
-                    slots = batch.slots[chosen].astype(np.int64)
-                    np.subtract.at(self._table.in_flight, slots, 1)
-                self._end(batch, chosen, found["res"][here])
-        self._live = [batch for batch in self._live if batch.left]
+    # With both ----------------------------------------------------------------------------------
 
-    def _end(self, batch: Batch, chosen: NDArray[np.int64], results: NDArray[Any]) -> None:
-        """Requests have ended so."""
+    def _account(self, found: NDArray[Any]) -> None:
+        self._under_way -= len(found)
+        sequence, results = found["user_data"].astype(np.int64), found["res"]
+        if len(self._live) == 1:
+            self._came_back(self._live[0], sequence - self._live[0].first, results)
+        else:
+            for batch in self._live:
+                requests = sequence - batch.first
+                here = (requests >= 0) & (requests < len(batch.results))
+                if here.any():
+                    self._came_back(batch, requests[here], results[here])
+        self._keep_live()
+
+    def _came_back(
+        self, batch: Batch, chosen: NDArray[np.int64], results: NDArray[np.int32]
+    ) -> None:
+        """The kernel has ended requests so."""
+        if results.min() < 0 and not isinstance(batch, Sync):
+            lost = [
+                at
+                for at in np.flatnonzero((results == -errno.EFAULT) | (results == -errno.ECANCELED))
+                if self._was_lost(batch, int(chosen[at]))
+            ]
+            for at in lost:
+                batch.give_again(int(chosen[at]))
+            chosen, results = np.delete(chosen, lost), np.delete(results, lost)
+        self._end(batch, chosen, results)
+
+    def _was_lost(self, batch: Batch, request: int) -> bool:
+        """True of a request that should have gone well, the first time."""
+        if request in batch.again or self.closed:
+            return False
+        grant, good = self._meant(batch, batch.owner(request))
+        return grant is not None and good
+
+    def _end(
+        self, batch: Batch, chosen: NDArray[np.int64], results: NDArray[np.int32] | int
+    ) -> None:
+        """Requests have ended so, for good."""
+        if not len(chosen):
+            return
         batch.results[chosen] = results
         batch.left -= len(chosen)
-        bad = results < 0
-        self.bytes_moved += int(results[~bad].sum(dtype=np.int64))
-        if isinstance(batch, _Sync) or not bad.any():
+        ended = batch.results[chosen]
+        if ended.min() >= 0:
+            self.bytes_moved += int(ended.sum(dtype=np.int64))
+            return
+        bad = ended < 0
+        self.bytes_moved += int(ended[~bad].sum(dtype=np.int64))
+        if isinstance(batch, Sync):
             return
         self.failed += int(bad.sum())
-        for request in chosen[results == _TRANSFER_FAULT].tolist():
+        for request in chosen[ended == -errno.EFAULT].tolist():
             self._fault(batch, batch.owner(request))
+
+    def _meant(self, batch: Batch, transfer: int) -> tuple[UringGrant | None, bool]:
+        """The grant that has a transfer's address, and whether it permits all of it."""
+        address, size = batch.range_of(transfer)
+        found = self._table.space.blocks.find(address)
+        if found is None:
+            return None, False
+        grant = found[2]
+        allowed = int(self._table.perms[grant.slot])  # none any more while it is being revoked
+        return grant, bool(allowed & batch.access(transfer)) and address + size <= grant.stop
 
     def _fault(self, batch: Batch, transfer: int) -> None:
         """Record a transfer that was stopped, unless its address is good and its memory bad."""
         if transfer in batch.faults:
             return
-        address, size = _range(batch, transfer)
-        needed = int(batch.needed()[batch.requests_of(transfer).start])
-        found = self._table.space.blocks.find(address)
-        grant = None if found is None else found[2]
-        if grant is not None and grant.perms & needed and address + size <= grant.stop:
+        grant, good = self._meant(batch, transfer)
+        if good:
             return
+        address, size = batch.range_of(transfer)
+        access = batch.access(transfer)
         self.stopped += 1
-        fault = self._diagnosis.fault(address, size, needed, grant).fault
+        if grant is not None and not self._table.perms[grant.slot]:
+            what = f"grant {grant.number} is being revoked"
+            fault = self._diagnosis.told(address, size, access, FaultReason.REVOKED, what).fault
+        else:
+            fault = self._diagnosis.fault(address, size, access, grant).fault
         batch.faults[transfer] = fault  # type: ignore[assignment]  # an object to those above
-
-
-class _Sync(Batch):
-    """A request that moves nothing."""
-
-    def __init__(self, first: int) -> None:
-        self.first = first
-        self.results = np.full(1, PENDING, dtype=np.int32)
-        self.left = 1
-        self.given = 1
-
-
-def _range(batch: Batch, transfer: int) -> tuple[int, int]:
-    wanted = batch.wanted[transfer]
-    return int(wanted["address"]), int(wanted["size"])

@@ -16,11 +16,11 @@ import threading
 from collections import deque
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from pinfold.bus import FileStatistics, out_of_reach_text, reach
+from pinfold.bus import FileStatistics
 from pinfold.buses.diagnosis import Diagnosis
 from pinfold.buses.io_uring.grant import UringGrant
-from pinfold.buses.io_uring.master import UringMaster
-from pinfold.buses.io_uring.queue import Queue
+from pinfold.buses.io_uring.master import UringMaster, port_file
+from pinfold.buses.io_uring.queue import Queue, nested
 from pinfold.buses.io_uring.table import Table
 from pinfold.errors import (
     BadState,
@@ -28,13 +28,12 @@ from pinfold.errors import (
     InvalidArgs,
     LimitReached,
     NotSupported,
-    OutOfReach,
     PinfoldError,
 )
 from pinfold.host import probe
 from pinfold.host.uring import Ring
 from pinfold.memory.hosterrors import each_tried, from_host, noted, translated
-from pinfold.memory.locks import held_by_this_thread
+from pinfold.memory.locks import LostLock, held_by_this_thread, refuse_inside
 from pinfold.rights import Perm
 from pinfold.units import human_size
 
@@ -61,6 +60,10 @@ class Running:
         self._space = space
         self._batch = batch
 
+    def __del__(self) -> None:
+        if self._batch.left:
+            self._space.queue.drop(self._batch)
+
     @property
     def left(self) -> int:
         """See `pinfold.bus.FileBatch.left`."""
@@ -71,7 +74,8 @@ class Running:
         try:
             self._space.queue.finish(self._batch)
         finally:
-            self._space.ended_access()
+            if self._space.owed:
+                self._space.ended_access()
         return self._batch.outcomes()
 
 
@@ -108,8 +112,11 @@ class UringSpace:
         self.diagnosis = Diagnosis(
             initiator, address_bits, bus.faults, space, self._table.longest, self.owed
         )
+        self.port_lock: threading.RLock | LostLock = threading.RLock()
+        """Whoever has an access by a port under way. Before the queue's."""
+        self.port_file: OpenFile | None = None
+        """Where its bytes are on the way; None where there is no port, or none any more."""
         self.queue = Queue(self._ring, self._table, depth, self._lock, self.diagnosis)
-        self._closed = False
 
     @property
     def initiator(self) -> int:
@@ -142,14 +149,13 @@ class UringSpace:
         if perms & ~_MOVES:
             raise NotSupported("a file executes nothing", remedy="grant READ, WRITE or both")
         grant = UringGrant(pinned, perms, next(self._bus.numbers))
+        self.refuse_nested()
         with self.queue.lock:
-            if self._closed:
+            if self.queue.closed:
                 raise BadState("this device has left its bus")
             if not self._table.place(grant, pinned.size):
                 raise self._no_slots(pinned.size)
             try:
-                if grant.stop > reach(self._address_bits):
-                    raise self._beyond(grant)
                 self._register(grant)
             except BaseException:
                 self._table.space.remove(grant.start)
@@ -188,7 +194,7 @@ class UringSpace:
         """See `pinfold.bus.DeviceSpace.revoke`. Waits until requests that use it have ended."""
         if not isinstance(grant, UringGrant):
             raise InvalidArgs("a grant of another bus")
-        self.queue.refuse_inside()
+        self.refuse_inside()
         with self.queue.lock:
             if not grant.live:
                 return
@@ -256,24 +262,23 @@ class UringSpace:
             remedy="unpin something, or pin smaller ranges",
         )
 
-    def _beyond(self, grant: UringGrant) -> OutOfReach:
-        extent = grant.extents[0]
-        return OutOfReach(
-            out_of_reach_text(extent, self._address_bits),
-            extent=extent,
-            limit=reach(self._address_bits),
-            remedy="unpin something, or give the device more address bits",
-        )
-
     # Transfers ----------------------------------------------------------------------------------
 
     def start(self, wanted: NDArray[Any]) -> Running:
         """See `pinfold.bus.FileSpace.start`."""
-        return Running(self, self.queue.start(wanted, self._opened()))
+        try:
+            return Running(self, self.queue.start(wanted, self._opened()))
+        finally:
+            if self.owed:
+                self.ended_access()
 
     def sync(self) -> None:
         """See `pinfold.bus.FileSpace.sync`."""
-        result = self.queue.sync(self._opened())
+        try:
+            result = self.queue.sync(self._opened())
+        finally:
+            if self.owed:
+                self.ended_access()
         if result:
             error = OSError(-result, os.strerror(-result))
             raise from_host(f"sync {self._opened().path}", error) from error
@@ -302,12 +307,31 @@ class UringSpace:
     # The rest of the contract -------------------------------------------------------------------
 
     def master(self) -> UringMaster:
-        """A port for a software device: the kernel moves its bytes."""
+        """A port for a software device: the kernel moves its bytes.
+
+        Raises:
+          NoMemory, HostError: the host gives no memory file.
+        """
+        self.refuse_nested()
+        with self.port_lock:
+            if self.port_file is None and not self.queue.closed:
+                self.port_file = port_file()
         return UringMaster(self)
 
     def device(self) -> NoReturn:
         """Refused: the device is the kernel's block layer, and a file is how to get at it."""
         raise NotSupported("the devices of the io_uring bus are files", remedy="use bus.file(path)")
+
+    def refuse_inside(self) -> None:
+        """Raise `Unavailable` in a finaliser that runs inside an access of its own thread."""
+        refuse_inside(self.port_lock)
+        self.queue.refuse_inside()
+
+    def refuse_nested(self) -> None:
+        """Raise `BadState` inside an access of the same thread."""
+        if held_by_this_thread(self.port_lock):
+            raise nested()
+        self.queue.refuse_nested()
 
     def ended_access(self) -> None:
         """What a port calls after a transfer, outside the locks."""
@@ -326,22 +350,22 @@ class UringSpace:
 
     def quiesce(self) -> None:
         """Nothing more is given to the kernel, and what is under way ends."""
-        self.queue.refuse_inside()
+        self.refuse_inside()
         self.queue.idle()
 
     def close(self) -> None:
         """Give the ring back, and close the file. Raises HostError: what was refused."""
-        self.queue.refuse_inside()
+        self.refuse_inside()
         self._bus.detach(self)
 
     def end(self) -> None:
-        """The last user is gone."""
-        self.queue.idle()
-        with self.queue.lock:
-            if self._closed:
-                return
-            self._closed = True
-            each_tried((self._close_ring, self._close_file))
+        """The last user is gone: whatever the ring refuses, it goes, and so does the file."""
+        each_tried((self.queue.idle, self._shut))
+
+    def _shut(self) -> None:
+        with self.port_lock:
+            if self.queue.shut():
+                each_tried((self._close_ring, self._close_file, self._close_port_file))
 
     def _close_ring(self) -> None:
         with translated("close an io_uring"):
@@ -351,7 +375,13 @@ class UringSpace:
         if self.file is not None:
             self.file.close()
 
+    def _close_port_file(self) -> None:
+        file, self.port_file = self.port_file, None
+        if file is not None:
+            file.close()
+
     def abandon(self) -> None:
         """See `pinfold.bus.Bus.abandon`: the child's copies go, so that it keeps nothing pinned."""
         self.queue.lose()
-        each_tried((self._close_ring, self._close_file))
+        self.port_lock = LostLock()
+        each_tried((self._close_ring, self._close_file, self._close_port_file))

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 SLOTS: Final = IORING_MAX_REG_BUFFERS
 _SLOT_BITS: Final = SLOTS.bit_length() - 1
 LONGEST_SHIFT: Final = MAX_BUFFER.bit_length() - 1
+_BEYOND: Final = 0x80
+"""Not a bit of `Perm`: what is there permits nothing, and is not empty."""
 
 
 class Table:
@@ -40,10 +42,10 @@ class Table:
       space: the grants, by device address.
       bases: the host address of each slot's buffer; 0 where the slot is empty.
       perms: bits of `Perm` of each slot's grant; 0 where the slot is empty.
-      in_flight: transfers under way of each slot.
+      version: a number that changes with any of these.
     """
 
-    __slots__ = ("bases", "in_flight", "perms", "shift", "space")
+    __slots__ = ("_perms", "bases", "perms", "shift", "space", "version")
 
     def __init__(self, address_bits: int) -> None:
         self.shift = max(PAGE_SHIFT, min(LONGEST_SHIFT, address_bits - _SLOT_BITS))
@@ -57,8 +59,10 @@ class Table:
             )
         self.space: Placement[UringGrant] = Placement([(slot, top)], guard=slot)
         self.bases: NDArray[np.uint64] = np.zeros(SLOTS, dtype=np.uint64)
-        self.perms: NDArray[np.uint8] = np.zeros(SLOTS, dtype=np.uint8)
-        self.in_flight: NDArray[np.int32] = np.zeros(SLOTS, dtype=np.int32)
+        self._perms: NDArray[np.uint8] = np.zeros(SLOTS + 1, dtype=np.uint8)
+        self._perms[SLOTS] = _BEYOND
+        self.perms = self._perms[:SLOTS]
+        self.version = 0
 
     @property
     def longest(self) -> int:
@@ -81,16 +85,19 @@ class Table:
         starts = np.arange(grant.slots, dtype=np.uint64) << np.uint64(self.shift)
         self.bases[slots] = np.uint64(address) + starts
         self.perms[slots] = grant.perms
+        self.version += 1
 
     def strike(self, grant: UringGrant) -> None:
         """The kernel has them no more, or is about to have them no more."""
         slots = slice(grant.slot, grant.slot + grant.slots)
         self.bases[slots] = 0
         self.perms[slots] = 0
+        self.version += 1
 
-    def busy(self, grant: UringGrant) -> bool:
-        """True while a transfer to or from the grant is under way."""
-        return bool(self.in_flight[grant.slot : grant.slot + grant.slots].any())
+    def perms_of(self, slots: NDArray[np.uint64]) -> NDArray[np.uint8]:
+        """What each slot permits; 0 where it is empty. Beyond the table: something, to nobody."""
+        found: NDArray[np.uint8] = self._perms[np.minimum(slots, np.uint64(SLOTS))]
+        return found
 
     def slots_of(self, addresses: NDArray[np.uint64]) -> NDArray[np.uint64]:
         """The slot that each device address names; those beyond the table name none."""
