@@ -246,8 +246,6 @@ def test_large_grants_lie_on_large_borders_while_they_can(
 def test_what_cannot_be_asked_of_it(stage: Stage, pinned: Callable[[int], PinnedRange]) -> None:
     space = stage.space()
     with pytest.raises(NotSupported):
-        space.grant(pinned(P), READ | int(pf.Perm.EXECUTE))
-    with pytest.raises(NotSupported):
         space.master()
     with pytest.raises(InvalidArgs):
         space.revoke(pf.bus.Grant(pinned(P), READ, pf.Extents.run(P, P)))

@@ -1,15 +1,13 @@
 # A BAR of a real device, in the shape that drivers ask for (`pinfold.drivers.mmio.Mmio`).
 #
 # Where the kernel lets a part of it be mapped, an access is one load or store. Where it does not
-# (an MSI-X table, a BAR smaller than a page) it is one pread or pwrite of the region, which the
-# kernel makes one access of, except that some split eight bytes in two.
+# (an MSI-X table, a BAR smaller than a page) it goes through the region.
 from __future__ import annotations
 
 from functools import partial
 from typing import TYPE_CHECKING
 
-from pinfold.errors import BadState, HostError, InvalidArgs, OutOfRange, WrongProcess
-from pinfold.host import vfio
+from pinfold.buses.vfio.region import Region
 from pinfold.host.registers import MappedRegisters
 from pinfold.memory.hosterrors import each_tried, noted, translated
 
@@ -26,9 +24,7 @@ class VfioBar:
     def __init__(self, device: int, index: int, region: RegionInfo) -> None:
         self.index = index
         """Which BAR, 0 to 5."""
-        self._fd = device
-        self._region = region
-        self._refusal: type[BadState] | None = None
+        self._region = Region(f"BAR {index}", device, region)
         self._mapped: list[tuple[int, int, MappedRegisters]] = []
         try:
             for start, stop in region.mappable:
@@ -94,51 +90,27 @@ class VfioBar:
         self._write(offset, 8, value)
 
     def _read(self, offset: int, width: int) -> int:
-        registers, at = self._find(offset, width)
-        if registers is not None:
-            return registers.read(at, width)
-        with translated(f"read BAR {self.index} at {offset:#x}", asked=width):
-            data = vfio.read_region(self._fd, self._region.offset + offset, width)
-        if len(data) != width:
-            raise _short(self.index, offset)
-        return int.from_bytes(data, "little")
-
-    def _write(self, offset: int, width: int, value: int) -> None:
-        registers, at = self._find(offset, width)
-        if not 0 <= value < 1 << 8 * width:
-            raise InvalidArgs(f"a value of {width} byte(s), not negative", asked=value)
-        if registers is not None:
-            registers.write(at, width, value)
-            return
-        with translated(f"write BAR {self.index} at {offset:#x}", asked=width):
-            data = value.to_bytes(width, "little")
-            done = vfio.write_region(self._fd, self._region.offset + offset, data)
-        if done != width:
-            raise _short(self.index, offset)
-
-    def _find(self, offset: int, width: int) -> tuple[MappedRegisters | None, int]:
-        """The mapping that has the whole access, and where in it; None for no mapping."""
-        if self._refusal is not None:
-            raise self._refusal(f"BAR {self.index} was given back with its bus")
-        if not 0 <= offset <= self._region.size - width:
-            raise OutOfRange(
-                f"{width} byte(s) leave BAR {self.index}", asked=offset, limit=self._region.size
-            )
-        if offset % width:
-            raise InvalidArgs(
-                f"an access of {width} bytes is aligned to them", asked=offset, limit=width
-            )
+        self._region.check(offset, width)
         for start, stop, registers in self._mapped:
             if start <= offset and offset + width <= stop:
-                return registers, offset - start
-        return None, offset
+                return registers.read(offset - start, width)
+        return self._region.read(offset, width)
+
+    def _write(self, offset: int, width: int, value: int) -> None:
+        self._region.check(offset, width)
+        self._region.check_value(value, width)
+        for start, stop, registers in self._mapped:
+            if start <= offset and offset + width <= stop:
+                registers.write(offset - start, width, value)
+                return
+        self._region.write(offset, width, value)
 
     def close(self) -> None:
         """Let go of the device's memory. Twice is once.
 
         Raises HostError: the kernel refused; the mapping goes as soon as nobody has this object.
         """
-        self._refusal = self._refusal or BadState
+        self._region.close()
         mapped, self._mapped = self._mapped, []
         each_tried([partial(self._unmap, registers) for _, _, registers in mapped])
 
@@ -148,12 +120,7 @@ class VfioBar:
 
     def abandon(self) -> None:
         """In a forked child: the mappings were not inherited."""
-        self._refusal = WrongProcess
+        self._region.abandon()
         for _, _, registers in self._mapped:
             registers.abandon()
         self._mapped = []
-
-
-def _short(index: int, offset: int) -> HostError:
-    error = OSError(5, "the kernel moved fewer bytes than asked")
-    return HostError(f"BAR {index} at {offset:#x}", error)

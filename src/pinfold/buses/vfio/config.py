@@ -8,10 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from pinfold.errors import BadState, HostError, InvalidArgs, OutOfRange, WrongProcess
+from pinfold.buses.vfio.region import Region
 from pinfold.host import abi_vfio as abi
-from pinfold.host import vfio
-from pinfold.memory.hosterrors import translated
 
 if TYPE_CHECKING:
     from pinfold.host.vfio import RegionInfo
@@ -33,9 +31,7 @@ class ConfigSpace:
     """
 
     def __init__(self, device: int, region: RegionInfo) -> None:
-        self._fd = device
-        self._region = region
-        self._refusal: type[BadState] | None = None
+        self._region = Region("the configuration space", device, region)
 
     @property
     def size(self) -> int:
@@ -104,46 +100,18 @@ class ConfigSpace:
         self._write(offset, 4, value)
 
     def _read(self, offset: int, width: int) -> int:
-        self._check(offset, width)
-        with translated(f"read the configuration at {offset:#x}", asked=width):
-            data = vfio.read_region(self._fd, self._region.offset + offset, width)
-        if len(data) != width:
-            raise _short(offset)
-        return int.from_bytes(data, "little")
+        self._region.check(offset, width)
+        return self._region.read(offset, width)
 
     def _write(self, offset: int, width: int, value: int) -> None:
-        self._check(offset, width)
-        if not 0 <= value < 1 << 8 * width:
-            raise InvalidArgs(f"a value of {width} byte(s), not negative", asked=value)
-        with translated(f"write the configuration at {offset:#x}", asked=width):
-            data = value.to_bytes(width, "little")
-            done = vfio.write_region(self._fd, self._region.offset + offset, data)
-        if done != width:
-            raise _short(offset)
-
-    def _check(self, offset: int, width: int) -> None:
-        if self._refusal is not None:
-            raise self._refusal("the device was given back with its bus")
-        if not 0 <= offset <= self._region.size - width:
-            raise OutOfRange(
-                f"{width} byte(s) leave the configuration space",
-                asked=offset,
-                limit=self._region.size,
-            )
-        if offset % width:
-            raise InvalidArgs(
-                f"an access of {width} bytes is aligned to them", asked=offset, limit=width
-            )
+        self._region.check(offset, width)
+        self._region.check_value(value, width)
+        self._region.write(offset, width, value)
 
     def close(self) -> None:
         """The descriptor is about to be closed."""
-        self._refusal = self._refusal or BadState
+        self._region.close()
 
     def abandon(self) -> None:
         """In a forked child."""
-        self._refusal = WrongProcess
-
-
-def _short(offset: int) -> HostError:
-    error = OSError(5, "the kernel moved fewer bytes than asked")
-    return HostError(f"the configuration at {offset:#x}", error)
+        self._region.abandon()

@@ -41,6 +41,7 @@ class Container(Protocol):
         """Pin the pages and let the device reach them at ``iova``. All or nothing.
 
         Raises:
+          NotSupported: it is to permit EXECUTE, which no IOMMU under VFIO tells from READ.
           LimitReached: RLIMIT_MEMLOCK, or the number of mappings, is spent.
           NoMemory: the host has none left.
           AlreadyExists: something is mapped there.

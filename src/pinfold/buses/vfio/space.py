@@ -23,7 +23,6 @@ from pinfold.errors import InvalidArgs, LimitReached, NotSupported, OutOfReach
 from pinfold.faults import FaultReason
 from pinfold.memory.locks import LostLock, held_by_this_thread, refuse_inside
 from pinfold.memory.space import Placement
-from pinfold.rights import Perm
 from pinfold.units import ByteRange, DevVa, human_size
 
 if TYPE_CHECKING:
@@ -91,24 +90,19 @@ class VfioSpace:
     def grant(self, pinned: PinnedRange, perms: int) -> Grant:
         """See `pinfold.bus.DeviceSpace.grant`.
 
-        Raises: as there, and as `Container.map`; NotSupported for EXECUTE.
+        Raises: as there, and as `Container.map`.
         """
-        if perms & Perm.EXECUTE:
-            raise NotSupported(
-                "an IOMMU under VFIO does not tell a fetch from a read",
-                asked=perms,
-                remedy="pin with READ, if the device may read what it executes",
-            )
         grant = VfioGrant(pinned, perms, next(self._bus.numbers))
         try:
             with self.lock:
                 self._place(grant, pinned.size)
             try:
                 self._bus.container.map(pinned, grant.start, perms)
-            except BaseException:
+            except Exception:
                 with self.lock:
                     self._space.remove(grant.start)
                 raise
+            # After a Ctrl-C it may be mapped: then its address stays taken, as its pages are held.
             grant.live = True
         finally:
             self._settle()
