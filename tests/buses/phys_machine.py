@@ -6,6 +6,7 @@ looked up is not asked for the answer.
 
 from __future__ import annotations
 
+import fcntl
 import os
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +17,7 @@ import pytest
 
 import pinfold as pf
 from pinfold.buses.phys import PhysBus
-from pinfold.errors import PinfoldError
+from pinfold.errors import NotFound, PinfoldError
 from pinfold.host import abi, calls, mm, pagemap, probe
 from pinfold.testing import HostCalls
 from pinfold.units import HostVa
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 PAGE: Final = pf.PAGE_SIZE
 RW: Final = pf.Perm.READ | pf.Perm.WRITE
 HUGE: Final = 2 << 20
+POOLS: Final = Path("/sys/kernel/mm/hugepages")
 
 
 def why_not() -> str:
@@ -79,9 +81,17 @@ class OtherMapping:
         mm.unmap(self._reserved, self._whole)
 
     def frames(self) -> NDArray[np.uint64]:
-        """Where each page is, as this mapping has it."""
-        mm.populate_read(self.address, self._pages)
-        return pagemap.frames(self.address, self._pages)
+        """Where each page is, as this mapping has it.
+
+        Looked at until all are there: the kernel takes a page out of the table for the moment that
+        it tries to move it.
+        """
+        while True:
+            mm.populate_read(self.address, self._pages)
+            try:
+                return pagemap.frames(self.address, self._pages)
+            except NotFound:
+                continue
 
     def advise(self, advice: int) -> str:
         """madvise(2) over all of it; what the kernel said to it."""
@@ -112,9 +122,30 @@ class FailCall(HostCalls):
 
 
 @contextmanager
+def huge_pages_to_ourselves() -> Iterator[None]:
+    """No other run of the tests counts huge pages, or changes how many there are, meanwhile."""
+    if not POOLS.exists():
+        pytest.skip("this kernel has no huge pages")
+    fd = os.open(POOLS, os.O_RDONLY)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(fd)
+
+
+@contextmanager
 def huge_pages(count: int, size: int = HUGE) -> Iterator[None]:
-    """So many more huge pages, free, for the length of the block; skips where they are not had."""
-    folder = Path(f"/sys/kernel/mm/hugepages/hugepages-{size >> 10}kB")
+    """So many huge pages free at least, for the length of the block; skips where they are not had.
+
+    The machine's own number is put back.
+    """
+    with huge_pages_to_ourselves():
+        yield from _set_aside(count, size)
+
+
+def _set_aside(count: int, size: int) -> Iterator[None]:
+    folder = POOLS / f"hugepages-{size >> 10}kB"
     setting = folder / "nr_hugepages"
     if not setting.exists() or not os.access(setting, os.W_OK):
         pytest.skip(f"this process cannot have huge pages of {size >> 20} MiB set aside")

@@ -22,6 +22,7 @@ from tests.buses.phys_machine import (
     FailCall,
     OtherMapping,
     huge_pages,
+    huge_pages_to_ourselves,
     needs_phys,
     pinned,
 )
@@ -144,7 +145,7 @@ def test_its_pages_cannot_be_taken_before_they_are_touched(device: pf.Bti) -> No
     with huge_pages(2):
         vmo = pf.Vmo.contiguous(device, HUGE)
         rest = []
-        while {kind.size: kind.free for kind in probe.huge_pages()}[HUGE]:
+        while any(kind.free for kind in probe.huge_pages()):
             rest.append(pf.Vmo.contiguous(device, PAGE))
         assert rest
         with pytest.raises(NoMemory):
@@ -192,20 +193,21 @@ def test_a_larger_run_is_one_huge_page_of_a_larger_size(device: pf.Bti) -> None:
 
 def test_without_free_huge_pages_it_says_what_the_owner_can_do(device: pf.Bti) -> None:
     """The command, with the number and the file. pinfold never runs it."""
-    if any(kind.free for kind in probe.huge_pages()):
-        pytest.skip("this machine has huge pages to give")
-    total = {kind.size: kind.total for kind in probe.huge_pages()}[HUGE]
-    before = HostState.now()
-    with pytest.raises(NoMemory, match="too few huge pages are free") as caught:
-        pf.Vmo.contiguous(device, PAGE)
+    with huge_pages_to_ourselves():
+        if any(kind.free for kind in probe.huge_pages()):
+            pytest.skip("this machine has huge pages to give")
+        total = {kind.size: kind.total for kind in probe.huge_pages()}[HUGE]
+        before = HostState.now()
+        with pytest.raises(NoMemory, match="too few huge pages are free") as caught:
+            pf.Vmo.contiguous(device, PAGE)
+        with pytest.raises(NoMemory) as beyond:
+            pf.Vmo.contiguous(device, 64 * GIB)
+        assert before.difference(HostState.now()) == []
     file = "/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages"
     assert caught.value.remedy == f"as root: echo {total + 1} > {file}"
     assert "0 of 2 MiB" in str(caught.value.available)
     assert caught.value.asked == PAGE
-    with pytest.raises(NoMemory) as caught:
-        pf.Vmo.contiguous(device, 64 * GIB)
-    assert "or ask for less" in str(caught.value.remedy)
-    assert before.difference(HostState.now()) == []
+    assert "or ask for less" in str(beyond.value.remedy)
 
 
 def test_without_hugetlbfs_it_is_not_supported(device: pf.Bti) -> None:

@@ -120,21 +120,37 @@ def test_collapsing_moves_what_is_locked_and_nothing_that_is_held(
 
 @needs_compaction
 def test_compaction_moves_nothing_that_is_held(phys: pf.Bti, locking: pf.Bti, say: Say) -> None:
-    """Half of what lies around it is free, so that there is somewhere to move to."""
-    total = SIZE // PAGE
-    with pf.Vmo(16 * SIZE) as around:
-        around.commit()
+    """Both kinds at once, in the same compactions, with holes all around them to move to.
 
-        def fragment(_: OtherMapping) -> str:
+    How much of what is locked moves depends on where it happens to lie: the rounds end when some
+    has. None of what is held may, in any round.
+    """
+    locked = held = rounds = 0
+    while not locked and rounds < 8:
+        rounds += 1
+        with (
+            pf.Vmo(16 * SIZE) as around,
+            scattered() as mine,
+            scattered() as theirs,
+            OtherMapping(mine) as at_mine,
+            OtherMapping(theirs) as at_theirs,
+            phys.pin(mine, perms=RW) as pmt,
+            locking.pin(theirs, perms=RW),
+        ):
+            around.commit()
+            before = at_theirs.frames()
             for at in range(0, around.size, 2 * PAGE):
                 around.decommit(at, PAGE)
             compact()
-            around.commit()
-            return "done"
-
-        locked, _, _ = moved_by(fragment, locking)
-        held, _, _ = moved_by(fragment, phys)
-    say(f"compact_memory: mlock {locked} of {total} frames changed; phys {held} of {total}")
+            locked += changed(before, at_theirs.frames())
+            held += changed(pmt.addrs, at_mine.frames())
+            assert intact(mine)
+            assert intact(theirs)
+    total = SIZE // PAGE
+    say(
+        f"compact_memory, {rounds} round(s): mlock {locked} of {total} frames changed; "
+        f"phys {held} of {total}"
+    )
     assert held == 0
 
 
