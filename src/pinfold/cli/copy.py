@@ -175,7 +175,7 @@ class _Progress:
     def _in_lines(self, done: int, *, first: bool) -> None:
         """A line at every tenth of the file."""
         if self._stage == "sync":
-            typer.echo("syncing", err=True)
+            typer.echo("syncing the copy", err=True)
             return
         if first:
             self._tenths = 0

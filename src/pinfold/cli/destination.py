@@ -66,7 +66,9 @@ def place_for(source: str, found: os.stat_result, target: str) -> Place:
         raise Refused(f"{path or 'DST'} is no directory that is there; make it, or name a file")
     if os.path.islink(path) and not os.path.exists(path):
         raise Refused(f"{path} is a symbolic link to nothing; remove it, or name what it shall be")
-    directory, name = os.path.split(os.path.realpath(path))
+    # Only a link is resolved: a path from here must do where the way from the root is closed to us.
+    directory, name = os.path.split(os.path.realpath(path) if os.path.islink(path) else path)
+    directory = directory or "."
     try:
         former = os.stat(path)
     except FileNotFoundError:

@@ -121,7 +121,7 @@ def copy(
         typer.Option(
             parser=copy_job.size_of,
             metavar="SIZE",
-            help="Memory to pin, once for each file. By default 64MiB, or what RLIMIT_MEMLOCK "
+            help="Memory to pin, once for each file. By default 32MiB, or what RLIMIT_MEMLOCK "
             "allows.",
         ),
     ] = None,

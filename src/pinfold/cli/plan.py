@@ -11,9 +11,9 @@ from pinfold.cli.destination import Refused
 from pinfold.host import probe
 from pinfold.units import KIB, MIB, PAGE_SIZE, human_size, page_up
 
-BUFFER: Final = 64 * MIB
+BUFFER: Final = 32 * MIB
 CHUNK: Final = MIB
-DEPTH: Final = 32
+DEPTH: Final = 16
 _DEEPEST: Final = 4096
 _SMALL_CHUNK: Final = 64 * KIB
 _CHUNKS: Final = 16
