@@ -258,11 +258,12 @@ class Emptying(HostCalls):
 @needs_phys
 def test_a_page_that_left_the_page_table_is_fetched_back(device: pf.Bti) -> None:
     """Reclaim may empty the table that the pagemap reads; a page that is held stays where it is."""
-    with pf.Vmo(16 * PAGE) as vmo, device.pin(vmo, perms=READ) as pmt:
+    with pf.Vmo(13 * PAGE) as vmo, device.pin(vmo, perms=READ) as pmt:
         before, at = pinned(), pmt.object.pinned.host_address
-        with Emptying(at, vmo.size, 3) as seen, device.pin(vmo, perms=READ) as again:
-            assert (again.addrs == pmt.addrs).all()
-        assert seen.names.count("open") == 4
+        for times in (1, 2, 3, 5, 9):  # the last often enough for a page to be asked for twice
+            with Emptying(at, vmo.size, times) as seen, device.pin(vmo, perms=READ) as again:
+                assert (again.addrs == pmt.addrs).all()
+            assert seen.names.count("open") > times
         with Emptying(at, vmo.size, 1000), pytest.raises(Unavailable, match="all the time"):
             device.pin(vmo, perms=READ)
         assert pinned() == before

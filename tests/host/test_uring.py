@@ -289,6 +289,31 @@ def test_a_full_ring_takes_as_many_as_it_has_room_for(ring: Ring) -> None:
     assert len(ring.reap()) == 8
 
 
+def test_what_was_not_submitted_can_be_taken_back(ring: Ring) -> None:
+    """Wherever the queue's border lies; what is queued next is what is done."""
+    for turn in range(20):
+        ring.queue(requests(5, opcode=IORING_OP_NOP))
+        assert ring.unqueue() == 5
+        assert (ring.room(), ring.queued(), ring.unqueue()) == (8, 0, 0)
+        wanted = requests(3, opcode=IORING_OP_NOP)
+        wanted["user_data"] += 100 * turn + 50
+        assert set(done(ring, wanted)) == set(range(100 * turn + 50, 100 * turn + 53))
+    assert ring.submit() == 0
+    assert len(ring.reap()) == 0
+
+
+def test_waiting_for_so_many_makes_a_call_only_where_there_are_fewer(ring: Ring) -> None:
+    ring.queue(requests(4, opcode=IORING_OP_NOP))
+    ring.submit(4)
+    with HostCalls() as seen:
+        ring.wait(4)
+    assert seen.names == []
+    with FailNth(1, errno.EINTR) as seen, pytest.raises(InterruptedError):
+        ring.wait(5)
+    assert seen.names == ["io_uring_enter"]
+    assert len(ring.reap()) == 4
+
+
 def test_bytes_go_between_a_file_and_a_buffer(ring: Ring, memory: HostVa, file: int) -> None:
     """READ_FIXED and WRITE_FIXED of parts, by address and slot; FSYNC."""
     ring.put(5, memory, SIZE, MAX_BUFFER)

@@ -22,7 +22,7 @@ from pinfold.errors import InvalidArgs, NotFound, NotSupported, OutOfReach, Unav
 from pinfold.host import mm, pagemap
 from pinfold.memory.hosterrors import translated
 from pinfold.memory.locks import refuse_inside
-from pinfold.units import PAGE_SHIFT, PAGE_SIZE
+from pinfold.units import PAGE_SHIFT, PAGE_SIZE, HostVa, page_up
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from pinfold.buses.phys.table import Hold
 
 _LOOKS: Final = 16
-"""How often an absent page is fetched back into the table that the pagemap reads."""
+"""How often one absent page is fetched back into the table that the pagemap reads."""
 
 
 class PhysGrant(Grant):
@@ -173,20 +173,36 @@ def _frames_of(pinned: PinnedRange) -> NDArray[np.uint64]:
 
     The kernel may take a page that it cannot move out of our page table (reclaim, MADV_PAGEOUT), or
     try for an instant to move it. Then the pagemap does not say where it is, and looking at the
-    page brings the same one back.
+    page brings the same one back. Where the kernel compacts all the time, one page of very many is
+    always absent: so a range with an absent page is looked at in halves. What was found of a page
+    stays true.
     """
-    address = pinned.host_address
+    found = _look(pinned.host_address, pinned.size)
+    if found is None:
+        raise Unavailable(
+            f"the frames of {pinned.what} cannot be read: its pages leave the page table all the "
+            "time",
+            remedy="try again",
+        )
+    return found
+
+
+def _look(address: HostVa, size: int) -> NDArray[np.uint64] | None:
     for _ in range(_LOOKS):
         try:
             with translated("read the pagemap"):
-                return pagemap.frames(address, pinned.size)
+                return pagemap.frames(address, size)
         except NotFound:
             with translated("look at the pages"):
-                mm.populate_read(address, pinned.size)
-    raise Unavailable(
-        f"the frames of {pinned.what} cannot be read: its pages leave the page table all the time",
-        remedy="try again",
-    )
+                mm.populate_read(address, size)
+        if size > PAGE_SIZE:
+            break
+    else:
+        return None
+    half = page_up(size // 2)
+    low = _look(address, half)
+    high = None if low is None else _look(HostVa(address + half), size - half)
+    return None if low is None or high is None else np.concatenate((low, high))
 
 
 def extents_of(frames: NDArray[np.uint64], size: int) -> Extents:
