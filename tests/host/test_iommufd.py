@@ -37,7 +37,7 @@ from pinfold.host.abi import F_SEAL_SEAL, F_SEAL_SHRINK, F_SEAL_WRITE
 from pinfold.host.pci import PciAddress, PciDevice
 from pinfold.memory.files import adopted
 from pinfold.rights import Perm
-from pinfold.testing import FailNth, HostCalls, HostState
+from pinfold.testing import FailFrom, FailNth, HostCalls, HostState
 from pinfold.units import PAGE_SIZE, ByteRange
 from tests.host.filled import filled
 
@@ -332,9 +332,10 @@ def test_whatever_is_refused_while_opening_leaves_nothing_open(model: Model) -> 
     total = made.names.index("iommufd_detach")
     before = HostState.now()
     for n in range(1, total + 1):
-        with FailNth(n, errno.EIO), pytest.raises(HostError, match="Input/output"):
-            IommufdContainer(DEVICE)
-        assert before.difference(HostState.now()) == [], made.names[n - 1]
+        for fail in (FailNth, FailFrom):
+            with fail(n, errno.EIO), pytest.raises(HostError, match="Input/output"):
+                IommufdContainer(DEVICE)
+            assert before.difference(HostState.now()) == [], made.names[n - 1]
     model.spaces.clear()
     IommufdContainer(DEVICE).close()
 
@@ -416,11 +417,10 @@ def test_what_is_missing_is_said(
     assert model.seen == []
 
 
-def test_what_says_nothing_of_the_kernel_is_raised(
-    model: Model, intercept: Callable[[Callable[[str], None]], None]
-) -> None:
-    intercept(refusing("open", errno.EIO))
-    with pytest.raises(HostError, match="Input/output"):
+@pytest.mark.parametrize("n", range(1, 5))
+def test_what_says_nothing_of_the_kernel_is_raised(model: Model, n: int) -> None:
+    """And leaves nothing open: the fixture looks."""
+    with FailFrom(n, errno.EIO), pytest.raises(HostError, match="Input/output"):
         missing(DEVICE)
     assert model.seen == []
 

@@ -85,7 +85,8 @@ def missing(device: PciDevice) -> PinfoldError | None:
     """
     try:
         path = _device_path(device)
-        for fd in (_open_iommu(), _open_device(path)):
+        for opening in (_open_iommu, partial(_open_device, path)):
+            fd = opening()
             with translated("close what was opened to try it"):
                 calls.close(fd)
     except (NotSupported, AccessDenied, Unavailable) as error:

@@ -1,6 +1,6 @@
 # Finding a device, saying why it cannot be had, and choosing what maps for it.
 #
-# iommufd is chosen where the kernel has it and the device has a character device for it; the group
+# iommufd is chosen where the kernel has it and this process may open it and the device; the group
 # with its container everywhere else. Both pin alike; iommufd takes memory files without going
 # through this process's addresses.
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Final, Literal
 
-from pinfold.buses.vfio import refusals
+from pinfold.buses.vfio import iommufd, refusals
 from pinfold.buses.vfio.type1 import Type1Container
 from pinfold.errors import InvalidArgs, NotFound, PinfoldError
 from pinfold.host import pci, vfio
@@ -64,8 +64,13 @@ def find_device(address: str) -> PciDevice:
 
 
 def choose(device: PciDevice) -> Backend:
-    """What maps for a device, unless the caller says."""
-    return "iommufd" if device.cdev is not None and os.path.exists(IOMMUFD) else "type1"
+    """What maps for a device, unless the caller says: an iommufd where this process can have one.
+
+    Raises as `pinfold.buses.vfio.iommufd.missing`.
+    """
+    if not os.path.exists(vfio.CONTAINER):
+        return "iommufd" if os.path.exists(IOMMUFD) else "type1"
+    return "iommufd" if iommufd.missing(device) is None else "type1"
 
 
 def open_container(address: str, *, backend: Backend | None = None) -> Container:
@@ -87,9 +92,7 @@ def open_container(address: str, *, backend: Backend | None = None) -> Container
     device = find_device(address)
     if (backend or choose(device)) == "type1":
         return Type1Container(device)
-    from pinfold.buses.vfio.iommufd import IommufdContainer
-
-    return IommufdContainer(device)
+    return iommufd.IommufdContainer(device)
 
 
 def why_not(address: str) -> PinfoldError | None:
