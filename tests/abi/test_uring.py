@@ -25,7 +25,7 @@ MACROS: Final = {
 """Where the header has the number under another name."""
 
 NO_HEADER: Final = {"IORING_MAX_REG_BUFFERS", "MAX_BUFFER"}
-"""Limits of the kernel's own; tests/host/test_uring.py tries what they mean."""
+"""Limits of the kernel's own; tests/host/test_uring_table.py tries what they mean."""
 
 NUMBERS: Final = {
     name: value

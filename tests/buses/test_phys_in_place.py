@@ -44,14 +44,6 @@ def say(capsys: pytest.CaptureFixture[str], record_property: Callable[[str, obje
 
 
 @pytest.fixture
-def phys(process: pf.Process) -> Iterator[pf.Bti]:
-    """A device whose grants are held in place."""
-    del process
-    with pf.open_bus("phys") as bus, bus.initiator(1) as bti:
-        yield bti
-
-
-@pytest.fixture
 def locking(process: pf.Process) -> Iterator[pf.Bti]:
     """A device whose grants are locked with mlock."""
     del process

@@ -1,228 +1,32 @@
-"""The ring: its table of buffers, requests in and completions out, on the real kernel."""
+"""The ring: requests in and completions out, and calls that fail, on the real kernel."""
 
 from __future__ import annotations
 
 import errno
 import os
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 
-from pinfold.host import abi, calls, mm, probe
+from pinfold.host import calls
 from pinfold.host.abi_uring import (
-    IORING_MAX_REG_BUFFERS,
     IORING_OP_FSYNC,
     IORING_OP_NOP,
     IORING_OP_READ_FIXED,
     IORING_OP_WRITE_FIXED,
     MAX_BUFFER,
-    SQE,
 )
 from pinfold.host.uring import Ring
 from pinfold.testing import FailNth, HostCalls, HostState
 from pinfold.units import PAGE_SIZE, HostVa
+from tests.host.rings import PAGES, SIZE, done, gone, needs_ring, pinned, requests
 from tests.programs import run
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from pathlib import Path
+    from collections.abc import Callable
 
-    from numpy.typing import NDArray
-
-RW = abi.PROT_READ | abi.PROT_WRITE
-PAGES = 8
-SIZE = PAGES * PAGE_SIZE
-
-
-def why_not() -> str:
-    """Why this machine has no ring to try; empty where it has."""
-    try:
-        Ring(1, 1).close()
-    except OSError as error:
-        return f"io_uring is not to be had here: {error}"
-    return ""
-
-
-WHY_NOT = why_not()
-pytestmark = pytest.mark.skipif(bool(WHY_NOT), reason=WHY_NOT or "it is there")
-
-
-@pytest.fixture
-def ring() -> Iterator[Ring]:
-    """Eight entries, sixteen slots."""
-    before = HostState.now()
-    made = Ring(8, 16)
-    yield made
-    made.close()
-    assert before.difference(HostState.now()) == []
-
-
-@pytest.fixture
-def memory() -> Iterator[HostVa]:
-    """Committed shared memory."""
-    fd = mm.create_memfd("ring", SIZE)
-    address = mm.map_shared(fd, 0, SIZE, RW)
-    calls.close(fd)
-    mm.populate_write(address, SIZE)
-    yield address
-    mm.unmap(address, SIZE)
-
-
-@pytest.fixture
-def file(tmp_path: Path) -> Iterator[int]:
-    """A file whose page n is full of the byte n."""
-    path = tmp_path / "data"
-    path.write_bytes(b"".join(bytes([n]) * PAGE_SIZE for n in range(PAGES)))
-    fd = os.open(path, os.O_RDWR)
-    yield fd
-    os.close(fd)
-
-
-def pinned() -> int:
-    return probe.process_memory().pinned
-
-
-def gone(before: int) -> bool:
-    """True once what a closed ring held is let go, which takes the kernel a moment."""
-    for _ in range(100_000):
-        if pinned() == before:
-            return True
-        os.sched_yield()
-    return False
-
-
-def requests(count: int, **fields: Any) -> NDArray[Any]:
-    """So many requests, numbered from 0; a field is one value or one for each."""
-    made = np.zeros(count, dtype=SQE)
-    made["user_data"] = np.arange(count)
-    for name, value in fields.items():
-        made[name] = value
-    return made
-
-
-def done(ring: Ring, wanted: NDArray[Any]) -> dict[int, int]:
-    """Submit, wait for all, and give each request's result by its number."""
-    ring.queue(wanted)
-    assert ring.submit(len(wanted)) == len(wanted)
-    found = ring.reap()
-    return {int(entry["user_data"]): int(entry["res"]) for entry in found}
-
-
-# The table --------------------------------------------------------------------------------------
-
-
-def test_what_is_put_is_pinned_and_what_is_cleared_is_not(ring: Ring, memory: HostVa) -> None:
-    """Source: proc(5), VmPin. Whole pages, however little of one is asked for."""
-    before = pinned()
-    assert ring.put(3, memory, SIZE, MAX_BUFFER) == 1
-    assert pinned() == before + SIZE
-    assert ring.put(4, HostVa(memory + 100), PAGE_SIZE, MAX_BUFFER) == 1
-    assert pinned() == before + SIZE + 2 * PAGE_SIZE
-    assert ring.clear(3, 2) == 2
-    assert pinned() == before
-
-
-def test_a_long_range_takes_a_slot_for_each_part(ring: Ring, memory: HostVa, file: int) -> None:
-    """The last part is shorter; each slot is the part it should be."""
-    longest = 3 * PAGE_SIZE
-    assert ring.put(2, memory, SIZE, longest) == 3
-    parts = [(0, longest), (longest, longest), (2 * longest, SIZE - 2 * longest)]
-    for slot, (start, size) in enumerate(parts, 2):
-        fill = requests(1, opcode=IORING_OP_READ_FIXED, fd=file, off=start, buf_index=slot)
-        fill["addr"], fill["len"] = memory + start, size
-        assert done(ring, fill) == {0: size}
-        fill["addr"] = memory + start + size - 1
-        fill["len"] = 2
-        assert done(ring, fill) == {0: -errno.EFAULT}, "one byte beyond the slot's part"
-    assert ring.clear(2, 3) == 3
-    fill["addr"], fill["len"] = memory, 1
-    assert done(ring, fill) == {0: -errno.EFAULT}, "the slot is empty"
-
-
-def test_an_exact_multiple_has_no_empty_last_part(ring: Ring, memory: HostVa) -> None:
-    before = pinned()
-    assert ring.put(0, memory, SIZE, SIZE // 2) == 2
-    assert pinned() == before + SIZE
-    assert ring.clear(0, 2) == 2
-
-
-def test_the_kernel_stops_at_a_bad_part_and_says_how_far_it_came(
-    ring: Ring, memory: HostVa
-) -> None:
-    """Source: io_uring_register(2): a count that is short is no error, and must be compared."""
-    before = pinned()
-    room = mm.reserve(4 * PAGE_SIZE)
-    fd = mm.create_memfd("hole", 4 * PAGE_SIZE)
-    mm.map_shared_at(room, fd, 0, 2 * PAGE_SIZE, RW)
-    calls.close(fd)
-    assert ring.put(0, room, 4 * PAGE_SIZE, PAGE_SIZE) == 2
-    assert pinned() == before + 2 * PAGE_SIZE
-    with pytest.raises(OSError, match="Bad address") as caught:
-        ring.put(2, HostVa(room + 2 * PAGE_SIZE), 2 * PAGE_SIZE, PAGE_SIZE)
-    assert caught.value.errno == errno.EFAULT
-    assert ring.clear(0, 4) == 4, "slots that are empty already count as well"
-    assert pinned() == before
-    mm.unmap(room, 4 * PAGE_SIZE)
-
-
-@pytest.mark.parametrize(("slot", "pages"), [(16, 1), (15, 2), (1 << 31, 1)])
-def test_a_range_beyond_the_table_is_refused_whole(
-    ring: Ring, memory: HostVa, slot: int, pages: int
-) -> None:
-    """One slot of it may be there: it is not filled either."""
-    before = pinned()
-    with pytest.raises(OSError, match="Invalid argument"):
-        ring.put(slot, memory, pages * PAGE_SIZE, PAGE_SIZE)
-    assert pinned() == before
-
-
-def test_a_buffer_has_a_gibibyte_at_most(ring: Ring) -> None:
-    """Source: io_uring_register(2). The limit is looked at before the memory."""
-    room = mm.reserve(MAX_BUFFER + PAGE_SIZE)
-    with pytest.raises(OSError, match="Bad address"):
-        ring.put(0, room, MAX_BUFFER + PAGE_SIZE, MAX_BUFFER + PAGE_SIZE)
-    mm.unmap(room, MAX_BUFFER + PAGE_SIZE)
-
-
-def test_a_read_only_mapping_is_refused(ring: Ring) -> None:
-    """Linux pins for writing, whatever is done with the buffer."""
-    fd = mm.create_memfd("read-only", PAGE_SIZE)
-    address = mm.map_shared(fd, 0, PAGE_SIZE, abi.PROT_READ)
-    calls.close(fd)
-    with pytest.raises(OSError, match="Bad address"):
-        ring.put(0, address, PAGE_SIZE, MAX_BUFFER)
-    mm.unmap(address, PAGE_SIZE)
-
-
-def test_the_largest_table_and_one_slot_more() -> None:
-    """Source: io_uring_register(2). A refused table leaves no ring behind."""
-    before = HostState.now()
-    Ring(1, IORING_MAX_REG_BUFFERS).close()
-    with pytest.raises(OSError, match="Invalid argument"):
-        Ring(1, IORING_MAX_REG_BUFFERS + 1)
-    assert before.difference(HostState.now()) == []
-
-
-def test_closing_lets_every_buffer_go(memory: HostVa) -> None:
-    before = pinned()
-    ring = Ring(1, 4)
-    ring.put(0, memory, SIZE, MAX_BUFFER)
-    assert pinned() == before + SIZE
-    ring.close()
-    assert gone(before)
-    ring.close()  # once is enough, twice is allowed
-
-
-def test_what_is_put_over_a_slot_takes_its_place(ring: Ring, memory: HostVa) -> None:
-    before = pinned()
-    ring.put(0, memory, SIZE, MAX_BUFFER)
-    ring.put(0, memory, PAGE_SIZE, MAX_BUFFER)
-    assert pinned() == before + PAGE_SIZE
-    ring.clear(0, 1)
-
-
-# Requests ---------------------------------------------------------------------------------------
+pytestmark = needs_ring
 
 
 def test_a_batch_is_answered_request_by_request(ring: Ring) -> None:

@@ -168,7 +168,8 @@ class Vmar(VmarOps):
           AccessDenied: a handle lacks a right, the region does not allow a permission, or lets
             nobody choose addresses (``.missing``).
           NotSupported: REQUIRE_NON_RESIZABLE and it is resizable; it is discardable and may not
-            fault; FAULT_BEYOND_STREAM_SIZE and it has no stream (contiguous, device memory).
+            fault; FAULT_BEYOND_STREAM_SIZE and it has no stream (contiguous, device memory); it is
+            made of huge pages.
           BufferTooSmall: on a strict kernel, the range leaves the object (``.limit``).
           InvalidArgs: options that do not go together, PERM_WRITE or PERM_EXECUTE without
             PERM_READ; an unaligned offset; ``size`` 0; a range outside the region; a child region
