@@ -48,8 +48,12 @@ _LEFT_OUT = {
 """Of the checkout, what the guest does not need."""
 
 _BOOT_SECONDS = 120
+_TEST_SECONDS = 300
 _END_SECONDS = 60
 _USER = 1000
+_CONSOLE = "console.log"
+_LOG = "qemu.log"
+_KERNEL_LOG = "dmesg.log"
 _READY = "rig: ready"
 _FAILED = "rig: FAILED: "
 
@@ -88,9 +92,10 @@ class Job:
             "PYTHONUNBUFFERED": "1",
             "PYTHONDONTWRITEBYTECODE": "1",
             "OPENBLAS_NUM_THREADS": "1",
-            # The checkout is not the user's to write to; and all is twenty times slower.
+            # The checkout is not the user's to write to; and all is twenty times slower, but what
+            # hangs is to be named before the guest ends.
             "PYTEST_ADDOPTS": "-p no:cacheprovider",
-            "PYTEST_TIMEOUT": str(self.timeout),
+            "PYTEST_TIMEOUT": str(min(_TEST_SECONDS, self.timeout)),
             **{f"PINFOLD_VFIO_{name.upper()}": at for name, at in DEVICES.items()},
             **self.environment,
         }
@@ -166,38 +171,47 @@ def run(images: Images, job: Job, machine: Machine, out: Path) -> int:
       RigError: the guest did not boot, or died; with what it said last.
     """
     out.mkdir(parents=True, exist_ok=True)
-    console, log = out / "console.log", out / "qemu.log"
+    (out / _KERNEL_LOG).unlink(missing_ok=True)  # of another run: a guest that dies leaves none
     with tempfile.TemporaryDirectory(prefix="pinfold-rig-") as scratch:
         work = Path(scratch)
         job.pack(work / "in")
         for name, size in (("out", OUT_BYTES), ("nvme", NVME_BYTES)):
             with (work / name).open("wb") as disk:
                 disk.truncate(size)
-        in_time = _guest(images, job, machine, work, out)
+        try:
+            in_time = _guest(images, job, machine, work)
+        finally:
+            # Not written there in the first place: another guest may have the same folder.
+            for name in (_CONSOLE, _LOG):
+                if (work / name).exists():
+                    shutil.copyfile(work / name, out / name)
         status = _bring_back(work / "out", out)
+        told = _text(work / _CONSOLE)
+        said = _text(work / _LOG)
     if status is not None:
         if status == TIMED_OUT:
             say(f"the command ran past its {job.timeout} s")
         return status
-    told = console.read_text(errors="replace")
     when = "while the command ran" if _READY in told else "before it was ready"
     why = told.partition(_FAILED)[2].partition("\n")[0].strip()
     # With its own words for it, the whole log is for whoever wants to look.
-    rest = f": {why}" if why else f"\n{log.read_text(errors='replace')[:2000]}{told[-3000:]}"
+    rest = f": {why}" if why else f"\n{said[:2000]}{told[-3000:]}"
     how = "died" if in_time else "hung"
     raise RigError(f"the guest {how} {when} ({images.release}; logs in {out}){rest}")
 
 
-def _guest(images: Images, job: Job, machine: Machine, work: Path, out: Path) -> bool:
+def _text(log: Path) -> str:
+    return log.read_text(errors="replace") if log.exists() else ""
+
+
+def _guest(images: Images, job: Job, machine: Machine, work: Path) -> bool:
     """Run QEMU to its end; False where it had to be ended, because it was late."""
-    console = out / "console.log"
-    console.unlink(missing_ok=True)
     pipes = {name: os.pipe() for name in ("stdout", "stderr")}
     writing = {name: end for name, (_, end) in pipes.items()}
     # Killed, the rig can clean nothing up: then the kernel ends the guest.
     line = [tool("setpriv"), "--pdeathsig", "KILL", "--"]
-    line += machine.command(images, work, console, writing)
-    with (out / "qemu.log").open("wb") as log:
+    line += machine.command(images, work, work / _CONSOLE, writing)
+    with (work / _LOG).open("wb") as log:
         guest = subprocess.Popen(
             line, stdin=subprocess.DEVNULL, stdout=log, stderr=log, pass_fds=writing.values()
         )
@@ -214,7 +228,7 @@ def _guest(images: Images, job: Job, machine: Machine, work: Path, out: Path) ->
         with suppress(subprocess.TimeoutExpired):
             guest.wait(_BOOT_SECONDS)
             return True
-        if console.exists() and _READY in console.read_text(errors="replace"):
+        if _READY in _text(work / _CONSOLE):
             with suppress(subprocess.TimeoutExpired):
                 guest.wait(job.timeout + _END_SECONDS)
                 return True
@@ -249,7 +263,7 @@ def _bring_back(disk: Path, out: Path) -> int | None:
             if name == "status":
                 status = int(source.read())
             elif name == "dmesg":
-                (out / "dmesg.log").write_bytes(source.read())
+                (out / _KERNEL_LOG).write_bytes(source.read())
             elif name.startswith("out/") and ".." not in Path(name).parts:
                 target = out / name.removeprefix("out/")
                 target.parent.mkdir(parents=True, exist_ok=True)
