@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import errno
 import gc
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
@@ -29,10 +29,6 @@ from tests.buses.phys_machine import (
     settles_at,
 )
 from tests.programs import run
-
-if TYPE_CHECKING:
-    pass
-
 
 READ = pf.Perm.READ
 

@@ -6,7 +6,6 @@ import errno
 import shutil
 import subprocess
 import sys
-from typing import TYPE_CHECKING
 
 import pytest
 
@@ -25,10 +24,6 @@ from tests.buses.phys_machine import (
     needs_phys,
 )
 from tests.programs import run
-
-if TYPE_CHECKING:
-    pass
-
 
 READ = pf.Perm.READ
 

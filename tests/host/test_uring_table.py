@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-from typing import TYPE_CHECKING
 
 import pytest
 
@@ -17,9 +16,6 @@ from pinfold.host.uring import Ring
 from pinfold.testing import HostState
 from pinfold.units import PAGE_SIZE, HostVa
 from tests.host.rings import RW, SIZE, done, gone, needs_ring, pinned, requests
-
-if TYPE_CHECKING:
-    pass
 
 pytestmark = needs_ring
 
