@@ -35,6 +35,7 @@ from pinfold.host import abi_iommufd as abi
 from pinfold.host import calls, iommufd, mm, probe
 from pinfold.host.abi import F_SEAL_SEAL, F_SEAL_SHRINK, F_SEAL_WRITE
 from pinfold.host.pci import PciAddress, PciDevice
+from pinfold.memory.backing import Backing
 from pinfold.memory.files import adopted
 from pinfold.rights import Perm
 from pinfold.testing import FailFrom, FailNth, HostCalls, HostState
@@ -458,19 +459,22 @@ def test_it_goes_by_its_address_where_the_kernel_knows_no_other_way(model: Model
     container.close()
 
 
+@pytest.mark.parametrize("ours", [True, False], ids=["our own", "adopted"])
 @pytest.mark.parametrize("perms", [READ, WRITE, READ | WRITE], ids=["r", "w", "rw"])
-def test_what_may_not_be_written_never_goes_by_its_descriptor(
-    container: IommufdContainer, model: Model, perms: int
+def test_what_may_not_be_written_is_not_written_by_its_descriptor(
+    container: IommufdContainer, model: Model, perms: int, *, ours: bool
 ) -> None:
     """The kernel would let the device write to it: IOAS_MAP_FILE does not look at seals."""
     fd = mm.create_memfd("sealed", SIZE)
+    calls.pwrite(fd, b"!" * SIZE, 0)
     mm.seal(fd, F_SEAL_SEAL | F_SEAL_SHRINK | F_SEAL_WRITE)
-    backing = adopted(fd)
+    backing = Backing("memfd", calls.dup(fd), SIZE, writable=False) if ours else adopted(fd)
     calls.close(fd)
     with filled(backing=backing) as pinned:
         container.map(pinned, IOVA, perms)
         container.unmap(IOVA, SIZE)
-    assert model.seen == ["ioas_map", "ioas_unmap"]
+    by_descriptor = ours and not perms & WRITE
+    assert model.seen == ["ioas_map_file" if by_descriptor else "ioas_map", "ioas_unmap"]
 
 
 def test_a_permission_that_no_iommu_tells_apart_is_refused(
