@@ -9,7 +9,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator
 
-from bench import access, addresses, aix, bytes_io, copying, mapping, pins, report, zircon
+from bench import access, addresses, aix, bytes_io, copying, mapping, pins, report, uring, zircon
 from bench.measure import Row, Scale
 
 CLAIMS: dict[str, Callable[[Scale], Iterator[Row]]] = {
@@ -21,6 +21,7 @@ CLAIMS: dict[str, Callable[[Scale], Iterator[Row]]] = {
     "bytes": bytes_io.run,
     "zircon": zircon.run,
     "aix": aix.run,
+    "uring": uring.run,
 }
 
 

@@ -111,10 +111,12 @@ class Ring:
         except BaseException:
             self.close()
             raise
-        self._update = np.zeros(1, dtype=RSRC_UPDATE)
-        self._vectors = np.zeros(slots, dtype=IOVEC)
-        self._update["data"] = self._vectors.ctypes.data
-        self._update_at = self._update.ctypes.data
+        vectors = np.zeros(slots, dtype=IOVEC)
+        self._bases, self._lengths = vectors["base"], vectors["length"]
+        update = np.zeros(1, dtype=RSRC_UPDATE)
+        update["data"] = vectors.ctypes.data
+        self._update_slot, self._update_count = update["offset"], update["nr"]
+        self._update_at = update.ctypes.data
 
     def _map(self, params: Any) -> None:
         if not int(params["features"]) & IORING_FEAT_NODROP:  # Linux 5.5; completions could be lost
@@ -161,24 +163,23 @@ class Ring:
           OSError: the first was refused (EFAULT, ENOMEM, EINVAL); nothing is registered.
         """
         count = -(-size // longest)
-        vectors = self._vectors[:count]
         if count == 1:
-            vectors[0] = (address, size)
+            self._bases[0], self._lengths[0] = address, size
         else:
             starts = np.arange(count, dtype=np.uint64) * np.uint64(longest)
-            vectors["base"] = np.uint64(address) + starts
-            vectors["length"] = longest
-            vectors["length"][-1] = size - (count - 1) * longest
+            self._bases[:count] = np.uint64(address) + starts
+            self._lengths[:count] = longest
+            self._lengths[count - 1] = size - (count - 1) * longest
         return self._put(slot, count)
 
     def clear(self, slot: int, count: int) -> int:
         """Empty ``count`` slots from ``slot`` on; how many were. The kernel lets their pages go
         when the last request that uses them has ended. Raises OSError."""
-        self._vectors[:count] = (0, 0)
+        self._bases[:count] = self._lengths[:count] = 0
         return self._put(slot, count)
 
     def _put(self, slot: int, count: int) -> int:
-        self._update[0] = (slot, self._vectors.ctypes.data, 0, count)
+        self._update_slot[0], self._update_count[0] = slot, count
         return register(
             self.fd, IORING_REGISTER_BUFFERS_UPDATE, self._update_at, RSRC_UPDATE.itemsize
         )

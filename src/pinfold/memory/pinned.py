@@ -154,16 +154,18 @@ class PinnedRange:
     def fill_from_books(self) -> bool:
         """Fill without a system call if the books say that all is there. Call with the lock.
 
-        False where there is more to do: absent pages, or a host that is to hold them.
+        False where there is more to do: absent pages, or a host that is to hold them. Where a grant
+        holds them that is all there is to do: it has the range filled, and finds every page, so it
+        is not touched page by page here.
         """
         pages = self._pages
         backing = pages.backing
-        if self.anchor is not Anchor.NONE or not pages.is_committed(
+        if self.anchor is Anchor.MLOCK or not pages.is_committed(
             self.start >> PAGE_SHIFT, (self.start + self.size) >> PAGE_SHIFT
         ):
             return False
         self._window = backing.borrow(self.start, self.size)
-        return True
+        return self.anchor is Anchor.NONE
 
     def fill(self) -> None:
         """Commit every page and let the anchor take hold. Call without the kernel's lock.

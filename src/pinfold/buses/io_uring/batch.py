@@ -47,6 +47,7 @@ class Batch:
       owners: which transfer each request is of; None where each is one.
       results: of each request: bytes, or a negative errno, or `WAITING`, or `GIVEN`.
       left: how many have not ended.
+      held: how many of those the kernel was not given.
       faults: the records of those that were stopped, by transfer.
       chosen, entries: requests that may be given to the kernel, and their entries.
       taken: how many of those it was given.
@@ -63,6 +64,7 @@ class Batch:
         "faults",
         "file",
         "first",
+        "held",
         "left",
         "offsets",
         "owners",
@@ -91,7 +93,7 @@ class Batch:
     def _begin(self, first: int, count: int) -> None:
         self.first = first
         self.results: NDArray[np.int32] = np.full(count, WAITING, dtype=np.int32)
-        self.left = count
+        self.left = self.held = count
         self.faults: dict[int, Fault] = {}
         self.again: set[int] = set()
         self.chosen: NDArray[np.int64] = np.empty(0, dtype=np.int64)
@@ -153,8 +155,9 @@ class Batch:
         """
         self._version = table.version
         self.taken = 0
+        chosen: NDArray[np.int64]
         while True:
-            chosen = np.flatnonzero(self.results[self._low : self._low + _AT_ONCE] == WAITING)
+            chosen = (self.results[self._low : self._low + _AT_ONCE] == WAITING).nonzero()[0]
             if len(chosen) or self._low >= len(self.results):
                 break
             self._low += _AT_ONCE
@@ -194,18 +197,27 @@ class Batch:
         """So many more of the entries are about to be given to the kernel."""
         self.results[self.chosen[self.taken : self.taken + count]] = GIVEN
         self.taken += count
+        self.held -= count
 
     def take_back(self, count: int) -> None:
         """The kernel has not taken the last so many."""
         self.taken -= count
+        self.held += count
         self.results[self.chosen[self.taken : self.taken + count]] = WAITING
 
     def give_again(self, request: int) -> None:
         """Have a request wait once more."""
         self.again.add(request)
+        self.held += 1
         self.results[request] = WAITING
         self._low = min(self._low, request)
         self._version = _NEVER
+
+    def end_held(self, chosen: NDArray[np.int64], result: int) -> None:
+        """Requests that wait are not for the kernel: that is their result."""
+        self.results[chosen] = result
+        self.held -= len(chosen)
+        self.left -= len(chosen)
 
     def waiting(self) -> NDArray[np.int64]:
         """The requests that the kernel was not given."""

@@ -109,7 +109,7 @@ class Queue:
         self._live.append(batch)
         try:
             if self.closed:
-                self._end(batch, batch.waiting(), -errno.EFAULT)
+                self._stop(batch, batch.waiting())
             else:
                 self._give(batch)
         except BaseException:
@@ -195,11 +195,12 @@ class Queue:
 
     def _give(self, batch: Batch) -> None:
         """Give the kernel as many more requests of a batch as there is room for."""
-        while batch.left and (room := self._depth - self._under_way) > 0:
+        while batch.held and (room := self._depth - self._under_way) > 0:
             if batch.stale(self._table):
-                self._end(batch, batch.prepare(self._table), -errno.EFAULT)
-                if not len(batch.entries):
-                    return
+                stopped = batch.prepare(self._table)
+                if len(stopped):
+                    self._stop(batch, stopped)
+                    continue  # the last of them may have been among those
             part = batch.entries[batch.taken : batch.taken + room]
             if self._submit(batch, part) < len(part):
                 return
@@ -242,7 +243,17 @@ class Queue:
 
     def _cancel(self, batch: Batch) -> None:
         """End what the kernel was not given."""
-        self._end(batch, batch.waiting(), -errno.ECANCELED)
+        waiting = batch.waiting()
+        batch.end_held(waiting, -errno.ECANCELED)
+        if not isinstance(batch, Sync):
+            self.failed += len(waiting)
+
+    def _stop(self, batch: Batch, chosen: NDArray[np.int64]) -> None:
+        """End what the kernel is not given because of its address."""
+        batch.end_held(chosen, -errno.EFAULT)
+        self.failed += len(chosen)
+        for request in chosen.tolist():
+            self._fault(batch, batch.owner(request))
 
     def _forget_dropped(self) -> None:
         while self._dropped:
@@ -322,24 +333,19 @@ class Queue:
         grant, good = self._meant(batch, batch.owner(request))
         return grant is not None and good
 
-    def _end(
-        self, batch: Batch, chosen: NDArray[np.int64], results: NDArray[np.int32] | int
-    ) -> None:
-        """Requests have ended so, for good."""
-        if not len(chosen):
-            return
+    def _end(self, batch: Batch, chosen: NDArray[np.int64], results: NDArray[np.int32]) -> None:
+        """The kernel has ended requests so, for good."""
         batch.results[chosen] = results
         batch.left -= len(chosen)
-        ended = batch.results[chosen]
-        if ended.min() >= 0:
-            self.bytes_moved += int(ended.sum(dtype=np.int64))
+        bad = results < 0
+        if not bad.any():
+            self.bytes_moved += int(results.sum(dtype=np.int64))
             return
-        bad = ended < 0
-        self.bytes_moved += int(ended[~bad].sum(dtype=np.int64))
+        self.bytes_moved += int(results[~bad].sum(dtype=np.int64))
         if isinstance(batch, Sync):
             return
         self.failed += int(bad.sum())
-        for request in chosen[ended == -errno.EFAULT].tolist():
+        for request in chosen[results == -errno.EFAULT].tolist():
             self._fault(batch, batch.owner(request))
 
     def _meant(self, batch: Batch, transfer: int) -> tuple[UringGrant | None, bool]:

@@ -81,11 +81,14 @@ class Table:
 
     def enter(self, grant: UringGrant, address: int) -> None:
         """The kernel has the grant's buffers, from ``address`` on."""
+        self.version += 1
+        if grant.slots == 1:
+            self.bases[grant.slot], self.perms[grant.slot] = address, grant.perms
+            return
         slots = slice(grant.slot, grant.slot + grant.slots)
         starts = np.arange(grant.slots, dtype=np.uint64) << np.uint64(self.shift)
         self.bases[slots] = np.uint64(address) + starts
         self.perms[slots] = grant.perms
-        self.version += 1
 
     def strike(self, grant: UringGrant) -> None:
         """The kernel has them no more, or is about to have them no more."""
