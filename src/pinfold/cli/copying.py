@@ -23,7 +23,7 @@ import numpy as np
 
 from pinfold.cli.destination import Unfinished, place_for
 from pinfold.cli.source import Source
-from pinfold.errors import DmaFault, LimitReached
+from pinfold.errors import DmaFault, HostError, LimitReached, NoSpace
 from pinfold.memory.hosterrors import from_host
 from pinfold.objects.iommu import Iommu, open_bus
 from pinfold.objects.kernel import Kernel
@@ -170,11 +170,19 @@ class _Job:
             watch.check()
             target.dress()
             watch.at("sync", source.size)
-            self._out.file.sync()
+            self._sync()
             if self._options.verify:
                 self._verify()
         watch.check()  # the last time: after this the copy is in place
         return copied
+
+    def _sync(self) -> None:
+        try:
+            self._out.file.sync()
+        except (NoSpace, HostError) as error:
+            if isinstance(error.__cause__, OSError):  # it knows the file by a descriptor only
+                raise self._target.refusal(error.__cause__, None) from error
+            raise
 
     # Memory -------------------------------------------------------------------------------------
 
@@ -328,20 +336,28 @@ class _Job:
         self._source.check_unchanged()
 
     def _compare(self, ours: _Part, theirs: _Part) -> None:
-        chunk = self.plan.chunk
+        found = self._first_difference(ours, theirs)
+        if found is None:
+            return
+        self._source.check_unchanged()  # then it is no wonder
+        at, source, target = found
+        raise Differs(
+            f"{self._out.path} differs from {self._in.path} at byte {ours.at + at}: "
+            f"{target:#04x} was read back for {source:#04x}; try again, and look into the "
+            "kernel's log and at the medium"
+        )
+
+    def _first_difference(self, ours: _Part, theirs: _Part) -> tuple[int, int, int] | None:
+        """Where, and both bytes. No error is raised here: it would keep the views, and they the
+        memory."""
         source, target = (
-            np.frombuffer(self._vmo.view(part.slot * chunk, part.size), dtype=np.uint8)
+            np.frombuffer(self._vmo.view(part.slot * self.plan.chunk, part.size), dtype=np.uint8)
             for part in (ours, theirs)
         )
         if np.array_equal(source, target):
-            return
-        self._source.check_unchanged()  # then it is no wonder
+            return None
         at = int(np.flatnonzero(source != target)[0])
-        raise Differs(
-            f"{self._out.path} differs from {self._in.path} at byte {ours.at + at}: "
-            f"{int(target[at]):#04x} was read back for {int(source[at]):#04x}; try again, and "
-            "look into the kernel's log and at the medium"
-        )
+        return at, int(source[at]), int(target[at])
 
     def _pieces(
         self, segments: Iterable[tuple[int, int]], *, reserve: bool

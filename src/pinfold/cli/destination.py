@@ -143,17 +143,19 @@ class Unfinished:
                 raise self.refusal(error, start) from error
             self._reserves = False
 
-    def refusal(self, error: OSError, at: int) -> Exception:
-        """What it means that a part could not be written."""
+    def refusal(self, error: OSError, at: int | None) -> Exception:
+        """What it means that it could not be written there, or synced: ``at`` None."""
         if error.errno not in _FULL:
-            return from_host(f"write {self.place.path} at byte {at}", error)
+            what = f"sync {self.place.path}" if at is None else f"write {self.place.path}"
+            return from_host(what if at is None else f"{what} at byte {at}", error)
         with translated(f"look at the file system of {self.place.path}"):
             system = calls.fstatvfs(self.fd)
         free = human_size(system.f_bavail * system.f_frsize)
         why = "the quota is spent" if error.errno == errno.EDQUOT else f"{free} free"
+        written = human_size(self.size if at is None else at)
         return NoSpace(
-            f"no room for {self.place.path}: {human_size(self.size)} wanted, {why}, "
-            f"with {human_size(at)} of it written",
+            f"no room for {self.place.path}: {human_size(self.size)} wanted, "
+            f"{written} written, {why}",
             remedy="free space in that file system",
         )
 

@@ -9,6 +9,7 @@ from typing import Final
 
 from pinfold.cli.destination import Refused
 from pinfold.host import probe
+from pinfold.memory.hosterrors import translated
 from pinfold.units import KIB, MIB, PAGE_SIZE, human_size, page_up
 
 BUFFER: Final = 32 * MIB
@@ -75,13 +76,15 @@ class Options:
         return 2 * (self.chunk or PAGE_SIZE)
 
     def most(self) -> int:
-        """Bytes of the largest buffer that is worth a try."""
+        """Bytes of the largest buffer that is worth a try. Raises HostError."""
         if self.buffer is not None:
             return self.buffer
-        limit = None if probe.may_exceed_memlock() else probe.memlock_limit()
+        with translated("look at the limit on locked memory"):
+            limit = None if probe.may_exceed_memlock() else probe.memlock_limit()
+            pinned = probe.process_memory().pinned
         if limit is None:
             return BUFFER
-        left = max(limit - probe.process_memory().pinned, 0) // 2
+        left = max(limit - pinned, 0) // 2
         return min(BUFFER, left - left // _CHUNKS)
 
     def plan(self, size: int, most: int, *, source_direct: bool, target_direct: bool) -> Plan:

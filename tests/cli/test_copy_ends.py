@@ -1,0 +1,231 @@
+"""`pinfold copy`: ended by signals, bound by limits, watched on a terminal."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import pty
+import re
+import signal
+import subprocess
+from pathlib import Path
+from typing import IO
+
+import pytest
+
+from pinfold.units import KIB, MIB, human_size
+from tests.cli.copies import COMMAND, SLOWLY, command, random_file
+from tests.programs import run
+
+LARGE = 48 * MIB
+"""In chunks of a page, one at a time: a tenth takes long enough to be met in the middle."""
+
+pytestmark = pytest.mark.usefixtures("nothing_left")
+
+
+def start(*arguments: str | Path, before: str = ":") -> subprocess.Popen[str]:
+    """A slow copy, started; ``before`` is said to the shell."""
+    whole = [*COMMAND, *map(str, arguments), *SLOWLY]
+    return subprocess.Popen(
+        ["bash", "-c", f'{before}; exec "$@"', "bash", *whole],
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+
+def await_line(output: IO[str] | None, line: str) -> None:
+    """Read up to a line that starts so."""
+    assert output is not None
+    for got in output:
+        if got.startswith(line):
+            return
+    raise AssertionError(f"it ended without saying {line!r}")
+
+
+@pytest.mark.parametrize("former", [b"former", None])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_in_the_middle(
+    number: signal.Signals, former: bytes | None, tmp_path: Path
+) -> None:
+    """128 and its number, one line, and every name is as it was."""
+    random_file(tmp_path / "a", LARGE)
+    if former is not None:
+        (tmp_path / "b").write_bytes(former)
+    before = sorted((path.name, path.lstat()[:7]) for path in tmp_path.iterdir())
+    with start(tmp_path / "a", tmp_path / "b") as child:
+        await_line(child.stderr, "copied 10%")
+        assert len(list(tmp_path.glob(".pinfold-copy-*"))) == 1
+        child.send_signal(number)
+        out, err = child.communicate()
+    assert child.returncode == 128 + number
+    assert err.splitlines()[-1] == f"pinfold: interrupted by {number.name}; nothing was changed"
+    assert not any(line.startswith("copied 100%") for line in err.splitlines())
+    assert out == ""
+    assert sorted((path.name, path.lstat()[:7]) for path in tmp_path.iterdir()) == before
+
+
+def test_a_signal_while_it_is_verified(tmp_path: Path) -> None:
+    """The copy is complete, and still not there."""
+    random_file(tmp_path / "a", LARGE)
+    with start(tmp_path / "a", tmp_path / "b", "--verify") as child:
+        await_line(child.stderr, "verified 10%")
+        child.send_signal(signal.SIGTERM)
+        child.communicate()
+    assert child.returncode == 143
+    assert os.listdir(tmp_path) == ["a"]
+
+
+def test_a_signal_that_is_ignored_stays_so(tmp_path: Path) -> None:
+    """As under nohup, or in the background of a script."""
+    content = random_file(tmp_path / "a", LARGE // 8)
+    with start(tmp_path / "a", tmp_path / "b", before="trap '' INT") as child:
+        await_line(child.stderr, "copied 10%")
+        child.send_signal(signal.SIGINT)
+        _, err = child.communicate()
+    assert child.returncode == 0, err
+    assert (tmp_path / "b").read_bytes() == content
+
+
+def test_a_kill_leaves_the_destination_as_it_was(tmp_path: Path) -> None:
+    """Nobody is asked, so the unfinished file stays; only its owner can read it. Another copy is
+    not in its way."""
+    random_file(tmp_path / "a", LARGE)
+    (tmp_path / "b").write_bytes(b"former")
+    with start(tmp_path / "a", tmp_path / "b") as child:
+        await_line(child.stderr, "copied 10%")
+        child.kill()
+        child.communicate()
+    assert child.returncode == -signal.SIGKILL
+    assert (tmp_path / "b").read_bytes() == b"former"
+    (left,) = tmp_path.glob(".pinfold-copy-*")
+    assert left.stat().st_mode & 0o777 == 0o600
+    assert command(tmp_path / "a", tmp_path / "b", "-q").returncode == 0
+    assert (tmp_path / "b").read_bytes() == (tmp_path / "a").read_bytes()
+    left.unlink()
+
+
+def test_who_reads_the_progress_goes_away(tmp_path: Path) -> None:
+    """Then the copy ends, as other commands do, and leaves nothing."""
+    random_file(tmp_path / "a", LARGE)
+    with start(tmp_path / "a", tmp_path / "b") as child:
+        await_line(child.stderr, "copied 10%")
+        assert child.stderr is not None
+        child.stderr.close()
+        child.wait()
+        assert child.stdout is not None
+        assert child.stdout.read() == ""
+    assert child.returncode == 1
+    assert os.listdir(tmp_path) == ["a"]
+
+
+# Limits --------------------------------------------------------------------------------------
+
+_AS_NOBODY = """
+    import filecmp
+    from typer.testing import CliRunner
+    from pinfold.cli.main import app
+
+    folder, limit, *arguments = sys.argv[1:]
+    os.chdir(folder)
+    # Nobody may not read where Python is: what is loaded late is loaded now.
+    assert CliRunner().invoke(app, ["copy", "-v", "--buffer", "1M", "a", "b"]).exit_code == 0
+    os.unlink("b")
+    give_up_privileges(memlock=int(limit))
+    done = CliRunner().invoke(app, ["copy", "a", "b", *arguments])
+    if not isinstance(done.exception, (SystemExit, type(None))):
+        raise done.exception
+    same = os.path.exists("b") and filecmp.cmp("a", "b", shallow=False)
+    print(json.dumps([done.exit_code, done.stdout, done.stderr, same, sorted(os.listdir())]))
+"""
+
+
+def as_nobody(folder: Path, limit: int, *arguments: str) -> tuple[int, str, str, bool]:
+    """Copy ``a`` to ``b`` as an ordinary user with so much memory to lock."""
+    random_file(folder / "a", 20 * MIB + 300)
+    os.chmod(folder, 0o777)  # noqa: S103 - for nobody, who has no way to it but from inside
+    os.chmod(folder / "a", 0o644)
+    status, out, err, same, names = run(_AS_NOBODY, str(folder), str(limit), *arguments)
+    assert names == (["a", "b"] if status == 0 else ["a"])
+    return status, out, err, same
+
+
+@pytest.mark.parametrize("limit", [64 * KIB, 1 * MIB, 8 * MIB])
+def test_an_ordinary_user_pins_what_the_limit_allows(limit: int, tmp_path: Path) -> None:
+    """By default a copy works under a limit that a buffer of the usual size would pass, and
+    ``--verbose`` says that it is smaller, and why."""
+    status, out, err, same = as_nobody(tmp_path, limit, "-q", "-v", "--verify")
+    assert status == 0, err
+    assert same
+    assert "verified" in out
+    assert f"smaller than it could be: RLIMIT_MEMLOCK is {human_size(limit)} for" in err
+    status, out, err, same = as_nobody(tmp_path, limit, "--json")
+    plan = json.loads(out)["plan"]
+    assert plan["limit"] == limit
+    assert 2 * plan["buffer"] < limit
+    if limit >= MIB:  # the rings are charged as well, a little
+        assert 2 * plan["buffer"] > limit * 3 // 4
+
+
+@pytest.mark.parametrize("buffer", ["8MiB", "4MiB"])
+def test_a_buffer_that_does_not_fit_is_refused(buffer: str, tmp_path: Path) -> None:
+    """8 MiB passes the limit at the first file; 4 MiB at the second, which is charged as well."""
+    status, out, err, _ = as_nobody(tmp_path, 8 * MIB, "--buffer", buffer)
+    assert status == 1
+    assert out == ""
+    assert "would pass the limit on locked memory" in err
+    assert "limit 0x800000" in err
+    assert "raise RLIMIT_MEMLOCK, grant CAP_IPC_LOCK" in err
+    assert "choose a smaller --buffer or --chunk" in err
+    assert err.count("\n") == 1
+
+
+def test_a_chunk_that_does_not_fit_is_refused(tmp_path: Path) -> None:
+    """Two of them are the least."""
+    status, _, err, _ = as_nobody(tmp_path, 8 * MIB, "--chunk", "4MiB")
+    assert status == 1
+    assert "choose a smaller --buffer or --chunk" in err
+
+
+# A terminal ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("columns", [80, 120, 50])
+def test_a_bar_on_a_terminal(columns: int, tmp_path: Path) -> None:
+    """It grows, it is not wider than 80 columns, and it is gone in the end."""
+    random_file(tmp_path / "a", LARGE // 4)
+    ours, its = pty.openpty()
+    environment = os.environ | {"COLUMNS": str(columns), "TERM": "xterm"}
+    arguments = ["a", "b", "--verify", *SLOWLY]
+    with subprocess.Popen(
+        [*COMMAND, *arguments],
+        stdout=subprocess.PIPE,
+        stderr=its,
+        env=environment,
+        cwd=tmp_path,
+        text=True,
+    ) as child:
+        os.close(its)
+        written = b""
+        with os.fdopen(ours, "rb", buffering=0) as terminal:
+            try:
+                while data := terminal.read(1 << 16):
+                    written += data
+            except OSError as error:  # Linux's way to say that the other end was closed
+                if error.errno != errno.EIO:
+                    raise
+        assert child.stdout is not None
+        summary = child.stdout.read()
+    assert child.returncode == 0
+    text = written.decode()
+    assert summary.startswith("a -> b: 12 MiB in ")
+    shown = re.split(r"[\r\n]+", re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", text))
+    bars = [line for line in shown if "12 MiB" in line]
+    assert {line.split()[0] for line in bars} == {"copy", "sync", "verify"}
+    tenths = [int(line.split()[1].rstrip("%")) for line in bars if line.startswith("copy")]
+    assert tenths == sorted(tenths)
+    assert len(set(tenths)) > 2
+    assert max(map(len, shown)) <= min(columns, 80)
+    assert text.endswith("\x1b[2K")  # the line is cleared
+    assert "\x1b[?25h" in text  # the cursor is back

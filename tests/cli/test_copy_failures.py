@@ -1,0 +1,358 @@
+"""`pinfold copy` where something fails: for real, wherever it can be had.
+
+Real here: a full file system (a small tmpfs), a medium that cannot be read (a loop device whose
+file was cut), one that cannot be written (a loop device in a full tmpfs), a source that others
+write to, a byte that is changed on the medium, signals, limits. What cannot be had on purpose, a
+rename or a sync that is refused, is injected at the seam of the host.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import subprocess
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from pinfold.cli.copying import Differs
+from pinfold.cli.destination import Refused
+from pinfold.cli.plan import Options
+from pinfold.cli.source import FileChanged
+from pinfold.errors import HostError, NoSpace, PinfoldError
+from pinfold.host import calls
+from pinfold.objects.file_initiator import FileInitiator
+from pinfold.units import KIB, MIB, PAGE_SIZE
+from tests.cli.copies import (
+    COMMAND,
+    SMALL,
+    command,
+    copied,
+    loop_device,
+    mounted,
+    once,
+    random_file,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from pinfold.bus import FileBatch
+
+pytestmark = pytest.mark.usefixtures("nothing_left")
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    """Of 64 pages and a bit."""
+    random_file(tmp_path / "a", 64 * PAGE_SIZE + 100)
+    return tmp_path / "a"
+
+
+@pytest.fixture
+def target(tmp_path: Path) -> Iterator[Path]:
+    """A file that is there, and is to be as it was afterwards."""
+    path = tmp_path / "b"
+    path.write_bytes(b"former")
+    before = path.stat()
+    yield path
+    assert path.read_bytes() == b"former"
+    after = path.stat()
+    assert (after.st_ino, after.st_mode, after.st_mtime_ns) == (
+        before.st_ino,
+        before.st_mode,
+        before.st_mtime_ns,
+    )
+
+
+@pytest.fixture
+def inject() -> Iterator[Callable[[str, int], None]]:
+    """``inject(call, errno)``: each such call of the host is refused."""
+    wanted: dict[str, int] = {}
+
+    def intercept(name: str) -> None:
+        if name in wanted:
+            raise OSError(wanted[name], os.strerror(wanted[name]))
+
+    former = calls.set_interceptor(intercept)
+    yield wanted.__setitem__
+    calls.set_interceptor(former)
+
+
+# A full file system --------------------------------------------------------------------------
+
+
+def test_a_full_file_system_is_known_before_the_first_byte(tmp_path: Path) -> None:
+    """ENOSPC, with how much was wanted and how much there is."""
+    random_file(tmp_path / "a", 4 * MIB)
+    full = tmp_path / "full"
+    with mounted(full, "-t", "tmpfs", "-o", "size=1m", "none"):
+        done = command(tmp_path / "a", full)
+        assert os.listdir(full) == []
+    assert done.returncode == 1
+    assert done.stderr == (
+        f"pinfold: no room for {full}/a: 4 MiB wanted, 0 bytes written, 1 MiB free; "
+        "free space in that file system\n"
+    )
+
+
+def test_a_file_system_that_is_full_in_the_middle(
+    tmp_path: Path, inject: Callable[[str, int], None]
+) -> None:
+    """As where none can set blocks aside: what is injected is that; then ENOSPC is real."""
+    random_file(tmp_path / "a", 4 * MIB)
+    full = tmp_path / "full"
+    inject("fallocate", errno.EOPNOTSUPP)
+    with mounted(full, "-t", "tmpfs", "-o", "size=1m", "none"):
+        (full / "b").write_bytes(b"former")
+        with pytest.raises(NoSpace) as caught:
+            copied(tmp_path / "a", full / "b", Options(256 * KIB, 64 * KIB))
+        assert os.listdir(full) == ["b"]
+        assert (full / "b").read_bytes() == b"former"
+    found = re.search(r"(\d+) KiB written", str(caught.value))
+    assert found
+    assert 0 < int(found[1]) < 1024
+
+
+def test_a_file_that_is_larger_than_the_limit(tmp_path: Path, target: Path) -> None:
+    """RLIMIT_FSIZE."""
+    random_file(tmp_path / "a", 100_000)
+    done = subprocess.run(
+        ["bash", "-c", 'ulimit -f 50; exec "$@"', "bash", *COMMAND, tmp_path / "a", target],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert done.stderr == f"pinfold: give {target} its size of 97.7 KiB: File too large\n"
+
+
+# A medium that fails -------------------------------------------------------------------------
+
+
+def test_a_medium_that_cannot_be_read(tmp_path: Path, target: Path) -> None:
+    """EIO from where the file behind a loop device was cut."""
+    image = tmp_path / "image"
+    random_file(image, MIB)
+    with loop_device(image) as device:
+        os.truncate(image, MIB // 2)
+        done = command(device, target, "-q", "--chunk", "64K")
+    assert done.returncode == 1
+    assert done.stderr == f"pinfold: read {device} at byte {MIB // 2}: Input/output error\n"
+
+
+@pytest.mark.parametrize("kind", ["ext2", "ext4"])
+def test_a_medium_that_cannot_be_written(kind: str, tmp_path: Path) -> None:
+    """A file system on a loop device whose file finds no room."""
+    random_file(tmp_path / "a", 8 * MIB)
+    small = tmp_path / "small"
+    with mounted(small, "-t", "tmpfs", "-o", "size=2m", "none"):
+        image = small / "image"
+        image.touch()
+        os.truncate(image, 32 * MIB)
+        made = os.system(f"mke2fs -q -t {kind} -F {image} 2>/dev/null")  # noqa: S605 - our own path
+        if made:
+            pytest.skip("there is no mke2fs")
+        with loop_device(image) as device, mounted(tmp_path / "there", device):
+            listed = os.listdir(tmp_path / "there")
+            done = command(tmp_path / "a", tmp_path / "there" / "b", "-q")
+            assert os.listdir(tmp_path / "there") == listed
+    assert done.returncode == 1
+    # Linux says that the device is full, or that it failed, which depends on how far the data got.
+    assert re.fullmatch(r"pinfold: .*(there/b: 8 MiB wanted|Input/output error).*\n", done.stderr)
+
+
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        ("rename", "rename the copy to {}: Input/output error"),
+        ("ftruncate", "give {} its size"),
+        ("fallocate", "write {} at byte 0: Input/output error"),
+    ],
+)
+def test_a_call_that_is_refused(
+    call: str, said: str, source: Path, target: Path, inject: Callable[[str, int], None]
+) -> None:
+    """Nothing is left but what was there."""
+    inject(call, errno.EIO)
+    with pytest.raises(HostError) as caught:
+        copied(source, target)
+    assert said.format(target) in str(caught.value)
+
+
+def test_a_directory_that_is_not_synced(
+    source: Path, tmp_path: Path, inject: Callable[[str, int], None]
+) -> None:
+    """The copy is in place, and the message says what may become of it."""
+    inject("fsync", errno.EIO)
+    with pytest.raises(HostError, match="is complete, but a power cut may undo it"):
+        copied(source, tmp_path / "b")
+    assert (tmp_path / "b").read_bytes() == source.read_bytes()
+
+
+def test_every_call_of_the_host_refused_in_turn(source: Path, target: Path) -> None:
+    """Each is an error that tells of it, and after each nothing is left. Up to where the pins are
+    taken back: a device that could not be shut out keeps its memory, and the bus with it."""
+    names: list[str] = []
+    new = target.with_name("c")
+
+    def outcome(at: int) -> Exception | None:
+        left = iter([False] * at + [True])
+
+        def refuse(name: str) -> None:
+            del name
+            if next(left, False):
+                raise OSError(errno.EIO, "injected")
+
+        calls.set_interceptor(refuse)
+        try:
+            copied(source, new, Options(verify=True))
+        except (PinfoldError, Refused) as error:
+            return error
+        finally:
+            calls.set_interceptor(None)
+        return None
+
+    calls.set_interceptor(names.append)
+    copied(source, new, Options(verify=True))
+    calls.set_interceptor(None)
+    new.unlink()
+    *_, revoked, _ = (at for at, name in enumerate(names) if name == "io_uring_register")
+    assert names.count("io_uring_enter") > 4
+    for at in range(revoked):
+        error = outcome(at)
+        assert error is not None, (at, names[at])
+        assert "injected" in str(error), (at, names[at])
+        assert sorted(path.name for path in source.parent.iterdir()) == ["a", "b"]
+
+
+# A kernel that stops short -------------------------------------------------------------------
+
+
+def test_transfers_that_end_short_are_gone_on_with(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No kernel stops short when it is asked to, so each is given less than was meant: real
+    transfers of real bytes, of which at most 1000 are moved at once."""
+    real = FileInitiator.submit
+
+    def short(self: FileInitiator, wanted: list[tuple[bool, int, int, int]]) -> FileBatch:
+        return real(self, [(w, address, min(size, 1000), at) for w, address, size, at in wanted])
+
+    monkeypatch.setattr(FileInitiator, "submit", short)
+    for options in (SMALL, Options(verify=True)):
+        copied(source, tmp_path / "b", options)
+        assert (tmp_path / "b").read_bytes() == source.read_bytes()
+
+
+# A source that changes -----------------------------------------------------------------------
+
+
+def _append(path: Path) -> None:
+    with path.open("ab") as file:
+        file.write(b"more")
+
+
+def _rewrite(path: Path) -> None:
+    with path.open("r+b") as file:
+        file.write(b"other")
+    os.utime(path, ns=(0, 1))  # the clock of a file system may stand still for as long as this took
+
+
+CHANGES: dict[str, tuple[Callable[[Path], None], str]] = {
+    "cut": (lambda path: os.truncate(path, 20 * PAGE_SIZE + 5), "ends at 81925"),
+    "emptied": (lambda path: os.truncate(path, 0), "ends at "),
+    "appended": (_append, "longer than it was"),
+    "rewritten": (_rewrite, "was written to while it was being copied"),
+}
+
+
+@pytest.mark.parametrize("direct", [True, False])
+@pytest.mark.parametrize("stage", ["copy", "sync", "verify"])
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_source_that_is_written_to(
+    change: str,
+    stage: str,
+    direct: bool,  # noqa: FBT001
+    source: Path,
+    target: Path,
+) -> None:
+    """Never a part of a file, and never a file that never was. After the copy, only a verification
+    looks at the source."""
+    act, said = CHANGES[change]
+    options = Options(SMALL.buffer, SMALL.chunk, 1, direct, verify=True)
+    with pytest.raises(FileChanged, match="copy it again while nobody writes to it") as caught:
+        copied(source, target, options, once(stage, lambda: act(source)))
+    assert said in str(caught.value)
+
+
+def test_files_that_say_less_than_they_have(target: Path) -> None:
+    """In /proc they say 0."""
+    done = command("/proc/version", target)
+    assert done.returncode == 1
+    assert "longer than it was, or than it said: more than 0 bytes" in done.stderr
+
+
+def test_files_that_say_more_than_they_have(target: Path) -> None:
+    """In /sys they say a page."""
+    short = "/sys/kernel/mm/transparent_hugepage/enabled"
+    if not os.path.exists(short):
+        pytest.skip(f"there is no {short}")
+    done = command(short, target)
+    assert done.returncode == 1
+    assert f"shorter than it was: {PAGE_SIZE} bytes at first" in done.stderr
+
+
+# Verification --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("direct", [True, False])
+@pytest.mark.parametrize("at", [0, 5000, 64 * PAGE_SIZE + 99])
+def test_a_byte_that_is_another_on_the_medium(
+    at: int,
+    direct: bool,  # noqa: FBT001
+    source: Path,
+    target: Path,
+) -> None:
+    """Changed after the copy and before it is read back; it is named."""
+    was = source.read_bytes()[at]
+
+    def corrupt() -> None:
+        (copy,) = source.parent.glob(".pinfold-copy-*")
+        with copy.open("r+b") as file:
+            file.seek(at)
+            file.write(bytes([was ^ 0xFF]))
+
+    options = Options(8 * PAGE_SIZE, PAGE_SIZE, 2, direct, verify=True)
+    with pytest.raises(Differs) as caught:
+        copied(source, target, options, once("sync", corrupt))
+    assert f"{target} differs from {source} at byte {at}: {was ^ 0xFF:#04x} was read back" in str(
+        caught.value
+    )
+
+
+def test_a_byte_in_what_was_a_hole(source: Path, target: Path) -> None:
+    """Holes are compared where one side has none."""
+    os.truncate(source, 200 * PAGE_SIZE)
+
+    def corrupt() -> None:
+        (copy,) = source.parent.glob(".pinfold-copy-*")
+        with copy.open("r+b") as file:
+            file.seek(150 * PAGE_SIZE)
+            file.write(b"x")
+
+    with pytest.raises(Differs, match=f"at byte {150 * PAGE_SIZE}: 0x78 was read back for 0x00"):
+        copied(source, target, Options(verify=True), once("sync", corrupt))
+
+
+def test_a_copy_that_is_cut(source: Path, target: Path) -> None:
+    """Before it is read back."""
+
+    def cut() -> None:
+        (copy,) = source.parent.glob(".pinfold-copy-*")
+        os.truncate(copy, 5000)
+
+    with pytest.raises(Differs, match="it ends at byte 5000"):
+        copied(source, target, Options(verify=True), once("sync", cut))
