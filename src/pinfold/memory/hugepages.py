@@ -142,7 +142,9 @@ def _none_free(size: int, alignment: int, kinds: list[HugePages], *, apart: bool
     elif best is not kinds[0]:
         remedy += f", or boot with hugepagesz={best.size >> 20}M hugepages={count}"
     free = ", ".join(f"{kind.free} of {human_size(kind.size)}" for kind in kinds)
-    where = "no free huge pages lie side by side" if apart else "too few huge pages are free"
+    where = "too few huge pages are free"
+    if apart:
+        where = f"no free huge pages lie side by side at a multiple of {human_size(alignment)}"
     return NoMemory(
         f"{where} for {human_size(size)} in one physical run",
         asked=size,
