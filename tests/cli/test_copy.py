@@ -342,7 +342,8 @@ def test_what_was_settled_is_told(tmp_path: Path) -> None:
     assert done.stderr.splitlines() == [
         "source: 3 MiB, through the page cache",
         "copy:   through the page cache",
-        "buffer: 3 MiB, pinned for both files, in chunks of 1 MiB, up to 16 under way on each side",
+        "buffer: 3 MiB, pinned once for each file",
+        "chunks: 1 MiB, up to 16 under way on each side",
     ]
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn
+from rich.table import Column
 from rich.text import Text
 
 from pinfold.cli.copying import CopyReport, Interrupted, copy_file
@@ -29,8 +30,13 @@ if TYPE_CHECKING:
 
 _SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _UNITS: Final = {"": 1, "K": KIB, "M": MIB, "G": GIB, "T": TIB}
-_WIDTH: Final = 80
+_WIDTH: Final = 78
+_NARROW: Final = 48
+"""Columns; on less there is no room for figures beside the bar."""
+
 _REFRESH: Final = 0.1
+"""Seconds between two looks of the bar."""
+
 _WORDS: Final = {"copy": "copied", "verify": "verified"}
 
 
@@ -98,17 +104,25 @@ class _Signals:
 
 
 class _Amount(ProgressColumn):
-    """How much of how much, and how fast."""
+    """How much of how much. As wide at the end as at the start, so that the bar stays where it
+    is."""
 
     def render(self, task: Task) -> Text:
-        """``1.5 GiB of 4 GiB, 820 MiB/s, 3 s left``."""
-        text = f"{sized(int(task.completed))} of {sized(int(task.total or 0))}"
+        """``305.4 MiB of 4 GiB``."""
+        return Text(f"{sized(int(task.completed)):>10} of {sized(int(task.total or 0))}")
+
+
+class _Rate(ProgressColumn):
+    """How fast, and how much longer."""
+
+    def render(self, task: Task) -> Text:
+        """``820.1 MiB/s, 0:03 left``; nothing within the first second."""
         elapsed = perf_counter() - task.fields["began"]
-        if task.completed and elapsed > 1:
-            rate = task.completed / elapsed
-            left = round(((task.total or 0) - task.completed) / rate)
-            text += f", {human_size(int(rate))}/s, {left // 60}:{left % 60:02} left"
-        return Text(text)
+        if elapsed < 1 or not task.completed:
+            return Text(" " * 24)
+        rate = task.completed / elapsed
+        minutes, seconds = divmod(round(((task.total or 0) - task.completed) / rate), 60)
+        return Text(f"{human_size(int(rate)):>10}/s{f'{minutes}:{seconds:02}':>7} left")
 
 
 class _Progress:
@@ -132,12 +146,17 @@ class _Progress:
         console = Console(stderr=True, highlight=False)
         if self._quiet or not console.is_terminal or console.is_dumb_terminal:
             return
-        console.width = min(console.width, _WIDTH)
+        # Two columns are for the ^C that a terminal shows: in the next line it would stay.
+        console.width = min(console.width - 2, _WIDTH)
+        whole = Column(no_wrap=True)
         columns: list[ProgressColumn] = [
-            TextColumn("{task.description:6} {task.percentage:3.0f}%"),
+            TextColumn("{task.description:6} {task.percentage:3.0f}%", table_column=whole),
             BarColumn(bar_width=None),
-            _Amount(),
         ]
+        if console.width >= _NARROW:
+            columns.append(_Amount(table_column=whole))
+        if console.width >= _WIDTH:
+            columns.append(_Rate(table_column=whole))
         self._bar = Progress(
             *columns,
             console=console,
@@ -203,12 +222,10 @@ def _plan_text(plan: Plan) -> list[str]:
     lines = [
         f"source: {sized(plan.size)}, {past if plan.source_direct else through}",
         f"copy:   {past if plan.target_direct else through}",
-        f"buffer: {human_size(plan.buffer)}, pinned for both files, in chunks of "
-        f"{human_size(plan.chunk)}, up to {plan.depth} under way on each side",
+        f"buffer: {human_size(plan.buffer)}, pinned once for each file",
+        f"chunks: {human_size(plan.chunk)}, up to {plan.depth} under way on each side",
     ]
     if plan.limit is not None:
-        lines.append(
-            f"        smaller than it could be: RLIMIT_MEMLOCK is {human_size(plan.limit)} for "
-            "both pins together"
-        )
+        limit = f"RLIMIT_MEMLOCK is {human_size(plan.limit)}"
+        lines.append(f"limit:  {limit} for both pins, so the buffer is smaller")
     return lines
