@@ -10,6 +10,7 @@ import pinfold as pf
 
 NAMES = [
     "PAGE_SIZE",
+    "TRANSFER",
     "AddrForm",
     "Anchor",
     "Bti",
@@ -23,10 +24,13 @@ NAMES = [
     "Extents",
     "Fault",
     "FaultReason",
+    "FileInitiator",
     "HostVa",
     "Iommu",
     "Kernel",
     "Mapping",
+    "Outcome",
+    "Outcomes",
     "Perm",
     "PhysAddr",
     "PinfoldError",

@@ -3,6 +3,7 @@
 from pinfold.bus import Anchor, Bus, BusLimits, BusMaster, Extent, Extents, Fault, FaultReason
 from pinfold.errors import PinfoldError
 from pinfold.objects.bti import Bti
+from pinfold.objects.file_initiator import FileInitiator
 from pinfold.objects.inplace import PinnedBuffer, pin
 from pinfold.objects.iommu import Iommu, open_bus
 from pinfold.objects.kernel import Kernel, default_kernel
@@ -16,10 +17,12 @@ from pinfold.objects.vmar import Vmar
 from pinfold.objects.vmo import CachePolicy, Vmo, VmoChild
 from pinfold.objects.vmoption import VmOption
 from pinfold.rights import Perm, Right
+from pinfold.transfers import TRANSFER, Outcome, Outcomes
 from pinfold.units import PAGE_SIZE, ByteRange, DevVa, HostVa, PhysAddr
 
 __all__ = [
     "PAGE_SIZE",
+    "TRANSFER",
     "AddrForm",
     "Anchor",
     "Bti",
@@ -33,10 +36,13 @@ __all__ = [
     "Extents",
     "Fault",
     "FaultReason",
+    "FileInitiator",
     "HostVa",
     "Iommu",
     "Kernel",
     "Mapping",
+    "Outcome",
+    "Outcomes",
     "Perm",
     "PhysAddr",
     "PinfoldError",
