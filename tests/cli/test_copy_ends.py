@@ -18,7 +18,7 @@ from pinfold.units import KIB, MIB, human_size
 from tests.cli.copies import COMMAND, SLOWLY, command, random_file
 from tests.programs import run
 
-LARGE = 48 * MIB
+LARGE = 32 * MIB
 """In chunks of a page, one at a time: a tenth takes long enough to be met in the middle."""
 
 pytestmark = pytest.mark.usefixtures("nothing_left")
@@ -186,6 +186,52 @@ def test_a_chunk_that_does_not_fit_is_refused(tmp_path: Path) -> None:
     status, _, err, _ = as_nobody(tmp_path, 8 * MIB, "--chunk", "4MiB")
     assert status == 1
     assert "choose a smaller --buffer or --chunk" in err
+
+
+def test_no_memory_may_be_locked_at_all(tmp_path: Path) -> None:
+    """Not even for a ring: nothing is started."""
+    status, out, err, _ = as_nobody(tmp_path, 0)
+    assert status == 1
+    assert out == ""
+    assert "Cannot allocate memory" in err
+    assert err.count("\n") == 1
+
+
+def test_what_an_ordinary_user_may_replace(tmp_path: Path) -> None:
+    """As in cp: what they may write to. It is theirs then, with the mode that it had."""
+    if os.geteuid() != 0:
+        pytest.skip("files of others are made by root")
+    random_file(tmp_path / "a", 5000)
+    os.chmod(tmp_path, 0o777)  # noqa: S103 - for nobody, who has no way to it but from inside
+    for name, mode in (("a", 0o644), ("open", 0o666), ("closed", 0o644)):
+        (tmp_path / name).touch()
+        (tmp_path / name).chmod(mode)
+    program = """
+        import stat
+        from pinfold.cli.copying import copy_file
+        from pinfold.cli.destination import Refused
+        from pinfold.cli.plan import Options
+        from tests.cli.copies import Looking
+
+        os.chdir(sys.argv[1])
+        copy_file("a", "warm", Options(), Looking())  # loads what nobody may not load
+        os.unlink("warm")
+        give_up_privileges()
+        copy_file("a", "open", Options(), Looking())
+        found = os.stat("open")
+        try:
+            copy_file("a", "closed", Options(), Looking())
+        except Refused as error:
+            said = str(error)
+        print(json.dumps([found.st_uid, stat.S_IMODE(found.st_mode), found.st_size, said]))
+    """
+    assert run(program, str(tmp_path)) == [
+        65534,
+        0o666,
+        5000,
+        "closed may not be written to; change its mode, or remove it",
+    ]
+    assert (tmp_path / "closed").stat().st_size == 0
 
 
 # A terminal ----------------------------------------------------------------------------------

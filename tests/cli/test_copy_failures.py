@@ -81,6 +81,39 @@ def inject() -> Iterator[Callable[[str, int], None]]:
     calls.set_interceptor(former)
 
 
+def test_the_order_that_makes_it_all_or_nothing(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Written, then synced with its mode, then renamed, then the directory is synced."""
+    events: list[tuple[str, object]] = []
+    source.chmod(0o600 | 0o044)
+
+    def look(name: str) -> None:
+        (unfinished,) = (*tmp_path.glob(".pinfold-copy-*"), *tmp_path.glob("b"))
+        complete = unfinished.read_bytes() == source.read_bytes()
+        events.append((name, (unfinished.name == "b", complete, unfinished.stat().st_mode & 0o777)))
+
+    real = FileInitiator.sync
+
+    def sync(self: FileInitiator) -> None:
+        look("before sync")
+        real(self)
+        events.append(("synced", None))
+
+    monkeypatch.setattr(FileInitiator, "sync", sync)
+    former = calls.set_interceptor(lambda name: look(name) if name in ("rename", "fsync") else None)
+    try:
+        copied(source, tmp_path / "b")
+    finally:
+        calls.set_interceptor(former)
+    assert events == [
+        ("before sync", (False, True, 0o644)),
+        ("synced", None),
+        ("rename", (False, True, 0o644)),
+        ("fsync", (True, True, 0o644)),
+    ]
+
+
 # A full file system --------------------------------------------------------------------------
 
 

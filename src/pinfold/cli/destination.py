@@ -83,7 +83,7 @@ def place_for(source: str, found: os.stat_result, target: str) -> Place:
         if not stat.S_ISREG(former.st_mode):
             raise Refused(f"{path} is no regular file; only those are replaced")
         if not os.access(path, os.W_OK, effective_ids=True):
-            raise Refused(f"{path} is write-protected; chmod u+w it, or remove it")
+            raise Refused(f"{path} may not be written to; change its mode, or remove it")
     elif not os.path.isdir(directory):
         raise Refused(f"{path}: there is no directory {directory}; make it first")
     return Place(path, directory, name, former)
@@ -170,9 +170,13 @@ class Unfinished:
                 return
             ours = os.fstat(self.fd)
             if (ours.st_uid, ours.st_gid) != (former.st_uid, former.st_gid):
-                # Whoever may not give files away owns the new one, as in a directory of theirs.
-                with suppress(PermissionError):
+                # Who may not give files away owns the new one, in the group that it had if it is
+                # theirs as well.
+                try:
                     os.fchown(self.fd, former.st_uid, former.st_gid)
+                except PermissionError:
+                    with suppress(PermissionError):
+                        os.fchown(self.fd, -1, former.st_gid)
             os.fchmod(self.fd, former.st_mode & _MODE)
 
     def forget_cached(self) -> None:
