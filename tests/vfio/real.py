@@ -14,6 +14,8 @@ from pinfold.drivers.edu import EduDriver
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from pinfold.buses.vfio.open import Backend
+
 READ, WRITE = pf.Perm.READ, pf.Perm.WRITE
 BOTH = READ | WRITE
 
@@ -40,9 +42,11 @@ class Opened(NamedTuple):
 
 
 @contextmanager
-def opened(address: str, *, address_bits: int = 64) -> Iterator[Opened]:
+def opened(
+    address: str, *, address_bits: int = 64, backend: Backend | None = None
+) -> Iterator[Opened]:
     """The device at ``address``, with its authority."""
-    with pf.open_bus(f"vfio:{address}") as iommu:
+    with pf.open_bus(f"vfio:{address}", backend=backend) as iommu:
         bus = iommu.bus
         assert isinstance(bus, VfioBus)
         with iommu.initiator(bus.requester, address_bits=address_bits) as bti:
@@ -50,9 +54,11 @@ def opened(address: str, *, address_bits: int = 64) -> Iterator[Opened]:
 
 
 @contextmanager
-def edu(address: str, *, address_bits: int = 64) -> Iterator[tuple[Opened, EduDriver]]:
+def edu(
+    address: str, *, address_bits: int = 64, backend: Backend | None = None
+) -> Iterator[tuple[Opened, EduDriver]]:
     """An edu with its driver."""
-    with opened(address, address_bits=address_bits) as found:
+    with opened(address, address_bits=address_bits, backend=backend) as found:
         registers = found.device.bar(0)
         with EduDriver(registers, found.bti, address_bits=address_bits, wait=patience) as driver:
             yield found, driver

@@ -29,7 +29,7 @@ def test_the_device_stops_before_anything_is_taken_from_it(
     process: pf.Process, vfio_nvme: str
 ) -> None:
     """Mastering off, reset, revoke, close: with a pin that nobody has unpinned."""
-    iommu = pf.open_bus(f"vfio:{vfio_nvme}")
+    iommu = pf.open_bus(f"vfio:{vfio_nvme}", backend="type1")
     bus = iommu.bus
     assert isinstance(bus, VfioBus)
     space = bus.attach(bus.requester)

@@ -23,7 +23,8 @@ pytestmark = pytest.mark.vfio("edu1")
 PROGRAM = """
 address, limit = sys.argv[1], int(sys.argv[2])
 give_up_privileges(memlock=limit)
-with pf.open_bus(f"vfio:{address}") as iommu, iommu.initiator(iommu.bus.requester) as bti:
+iommu = pf.open_bus(f"vfio:{address}", backend="type1")
+with iommu, iommu.initiator(iommu.bus.requester) as bti:
     found = {"locked": [locked()], "readable": iommu.bus.faults.readable}
     found["faults"] = iommu.bus.faults.total
     with pf.Vmo(limit) as vmo, pf.Vmo(PAGE_SIZE) as small:

@@ -37,7 +37,7 @@ UNPRIVILEGED = """
 address = sys.argv[1]
 give_up_privileges()
 try:
-    pf.open_bus(f"vfio:{address}")
+    pf.open_bus(f"vfio:{address}", backend="type1")
     print(json.dumps({"class": "none"}))
 except PinfoldError as error:
     print(json.dumps(told(error)))
@@ -62,13 +62,13 @@ def test_a_device_without_vfio_pci_and_what_to_type(process: pf.Process, vfio_ed
     (Path("/sys/bus/pci/devices", vfio_edu64) / "driver_override").write_text("\n")
     with unbound(vfio_edu64):
         with pytest.raises(BadState, match="not bound to vfio-pci") as raised:
-            pf.open_bus(f"vfio:{vfio_edu64}")
+            pf.open_bus(f"vfio:{vfio_edu64}", backend="type1")
         assert raised.value.holder == "no driver"
         assert isinstance(why_not(vfio_edu64), BadState)
         assert raised.value.remedy
         _, _, commands = raised.value.remedy.partition("modprobe vfio-pci; ")
         subprocess.run(["sh", "-ec", commands], check=True)
-        with opened(vfio_edu64):
+        with opened(vfio_edu64, backend="type1"):
             assert why_not(vfio_edu64) is None
 
 
@@ -86,10 +86,10 @@ def test_a_device_that_is_not_there(process: pf.Process, vfio_edu64: str) -> Non
 
 def test_a_device_that_is_in_use(process: pf.Process, vfio_edu64: str) -> None:
     with (
-        opened(vfio_edu64),
+        opened(vfio_edu64, backend="type1"),
         pytest.raises(Unavailable, match="in use") as raised,
     ):
-        pf.open_bus(f"vfio:{vfio_edu64}")
+        pf.open_bus(f"vfio:{vfio_edu64}", backend="type1")
     assert raised.value.remedy
     assert "fuser" in raised.value.remedy
 
@@ -117,13 +117,13 @@ def test_a_refused_call_of_opening(
 ) -> None:
     """The group is the last file that is opened before the device is asked anything."""
     with HostCalls() as host:
-        pf.open_bus(f"vfio:{vfio_edu64}").close()
+        pf.open_bus(f"vfio:{vfio_edu64}", backend="type1").close()
     names = host.names[: host.names.index("vfio_device_get_info")]
     at = len(names) - names[::-1].index(call)
     with FailNth(at, number), pytest.raises(kind) as raised:
-        pf.open_bus(f"vfio:{vfio_edu64}")
+        pf.open_bus(f"vfio:{vfio_edu64}", backend="type1")
     assert isinstance(raised.value, PinfoldError)
-    pf.open_bus(f"vfio:{vfio_edu64}").close()
+    pf.open_bus(f"vfio:{vfio_edu64}", backend="type1").close()
 
 
 def test_a_group_that_is_not_viable_names_who_is_in_it(
@@ -139,8 +139,8 @@ def test_a_group_that_is_not_viable_names_who_is_in_it(
     monkeypatch.setattr(vfio, "group_is_viable", lambda fd: False)
     monkeypatch.setattr(pci, "neighbours", lambda device: [other])
     with pytest.raises(BadState) as raised:
-        pf.open_bus(f"vfio:{vfio_edu64}")
+        pf.open_bus(f"vfio:{vfio_edu64}", backend="type1")
     assert raised.value.holder == "0000:00:06.1 (1234:11e8) on driver ahci"
     monkeypatch.undo()
-    pf.open_bus(f"vfio:{vfio_edu64}").close()
+    pf.open_bus(f"vfio:{vfio_edu64}", backend="type1").close()
     assert os.path.exists(f"/dev/vfio/{device.group}")

@@ -1,9 +1,13 @@
-"""Granting and revoking on a real IOMMU: what the kernel says, and what was mapped."""
+"""Granting and revoking on a real IOMMU: what the kernel says, and what was mapped.
+
+Through VFIO's own container, which these tests ask past the bus; test_iommufd.py has the other.
+"""
 
 from __future__ import annotations
 
 import errno
 import threading
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
@@ -23,7 +27,8 @@ from pinfold.errors import (
 from pinfold.host import abi_vfio, calls, probe, vfio
 from pinfold.testing import check_books, check_extents
 from pinfold.testing.faults import FailNth, HostCalls
-from tests.vfio.real import BOTH, READ, WRITE, edu, faults_of, opened
+from tests.vfio import real
+from tests.vfio.real import BOTH, READ, WRITE, faults_of
 
 if TYPE_CHECKING:
     from pinfold.buses.vfio import VfioBus
@@ -33,6 +38,9 @@ P = pf.PAGE_SIZE
 HUGE = 2 << 20
 
 pytestmark = pytest.mark.vfio("edu1")
+
+opened = partial(real.opened, backend="type1")
+edu = partial(real.edu, backend="type1")
 
 
 def container_fd(bus: VfioBus) -> int:
@@ -167,7 +175,7 @@ def test_permissions_are_the_iommus(process: pf.Process, vfio_edu64: str) -> Non
 
 def test_the_initiator_is_the_requester(process: pf.Process, vfio_edu64: str) -> None:
     """00:05.0 is 0x28, and nobody else is on the bus."""
-    with pf.open_bus(f"vfio:{vfio_edu64}") as iommu:
+    with pf.open_bus(f"vfio:{vfio_edu64}", backend="type1") as iommu:
         bus = iommu.bus
         assert bus.requester == 0x28  # type: ignore[attr-defined]
         for number in (0, 1, 0x20, 1 << 40):
