@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 import os
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -27,37 +26,22 @@ from pinfold.errors import (
     NotSupported,
     Unavailable,
 )
-from pinfold.host import abi_iommufd as abi
-from pinfold.host import calls, iommufd, mm, probe, vfio
-from pinfold.host.abi import F_SEAL_SEAL, F_SEAL_SHRINK, F_SEAL_WRITE
-from pinfold.memory.files import adopted
-from pinfold.testing import FailNth, HostCalls, HostState
+from pinfold.host import calls, mm, probe, vfio
+from pinfold.testing import HostCalls, HostState
 from tests.host.filled import filled
 from tests.programs import run
-from tests.vfio.guest import NO_IOMMUFD, NO_MAP_FILE
+from tests.vfio.guest import NO_MAP_FILE
+from tests.vfio.iommufd_space import IOVA, MARKS, container, pinned_bytes, takes_files
 from tests.vfio.real import BOTH, READ, WRITE, edu, opened
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-pytestmark = [
-    pytest.mark.vfio("edu1"),
-    pytest.mark.skipif(not Path(iommufd.IOMMU).exists(), reason=NO_IOMMUFD),
-]
+pytestmark = MARKS
 
 P: Final = pf.PAGE_SIZE
-IOVA: Final = 1 << 40
 MSI: Final = 0xFEE0_0000
 """Where interrupts are sent: no memory can be mapped there."""
-
-
-def takes_files() -> bool:
-    """Linux 6.13 and later."""
-    iommu = iommufd.open_iommu()
-    try:
-        return iommufd.has_map_file(iommu)
-    finally:
-        calls.close(iommu)
 
 
 @pytest.fixture(params=["file", "address"])
@@ -73,19 +57,6 @@ def way(request: pytest.FixtureRequest) -> Iterator[str]:
     former = calls.set_interceptor(see if request.param == "address" else None)
     yield request.param
     calls.set_interceptor(former)
-
-
-@contextmanager
-def container(address: str) -> Iterator[IommufdContainer]:
-    made = IommufdContainer(find_device(address))
-    try:
-        yield made
-    finally:
-        made.close()
-
-
-def pinned_bytes() -> int:
-    return probe.process_memory().pinned
 
 
 # Which one, and what it can do -------------------------------------------------------------------
@@ -353,99 +324,3 @@ def test_a_device_has_a_file_of_its_own(vfio_edu64: str) -> None:
     assert Path(device.cdev).is_char_device()
     with pytest.raises(NotSupported, match="there is no"):
         IommufdContainer(replace(device, cdev="/dev/vfio/devices/none"))
-
-
-# From beginning to end ---------------------------------------------------------------------------
-
-
-def test_whatever_is_refused_while_opening_leaves_nothing(vfio_edu64: str) -> None:
-    device = find_device(vfio_edu64)
-    before = HostState.now()
-    with HostCalls() as made:
-        IommufdContainer(device).close()
-    for n in range(1, made.names.index("iommufd_detach") + 1):
-        with FailNth(n, errno.EIO), pytest.raises(HostError):
-            IommufdContainer(device)
-    assert before.difference(HostState.now()) == []
-    IommufdContainer(device).close()
-
-
-def test_closing_ends_every_mapping(vfio_edu64: str) -> None:
-    """Live ones, too, and the device is free for the next."""
-    with filled() as pinned:
-        before = pinned_bytes()
-        made = IommufdContainer(find_device(vfio_edu64))
-        made.map(pinned, IOVA, BOTH)
-        made.map(pinned, 2 * IOVA, READ)
-        assert pinned_bytes() == before + 8 * P
-        made.close()
-        assert pinned_bytes() == before
-        with container(vfio_edu64):
-            assert pinned_bytes() == before
-
-
-def test_a_childs_copies_change_nothing(vfio_edu64: str) -> None:
-    """It closes them without a request; the parent's mapping stays."""
-    found = run(
-        """
-        from pinfold.buses.vfio.iommufd import IommufdContainer
-        from pinfold.buses.vfio.open import find_device
-        from tests.host.filled import filled
-        made = IommufdContainer(find_device(sys.argv[1]))
-        with filled() as pinned:
-            made.map(pinned, 1 << 40, 3)
-            child = os.fork()
-            if child == 0:
-                made.abandon()
-                made.close()
-                open_ = [os.readlink(f"/proc/self/fd/{fd}") for fd in range(3, 50)
-                         if os.path.lexists(f"/proc/self/fd/{fd}")]
-                os._exit(any("vfio" in name or "iommu" in name for name in open_))
-            status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-            held = probe.process_memory().pinned
-            made.unmap(1 << 40, 4 * PAGE_SIZE)
-            print(json.dumps([status, held, probe.process_memory().pinned]))
-        made.close()
-        """,
-        vfio_edu64,
-    )
-    assert found == [0, 4 * P, 0]
-
-
-# Why it is done as it is -------------------------------------------------------------------------
-
-
-def test_without_a_device_a_mapping_pins_nothing() -> None:
-    """The reason to attach first: this kernel takes a mapping of no memory at all."""
-    iommu = iommufd.open_iommu()
-    ioas = iommufd.alloc_ioas(iommu)
-    before = pinned_bytes()
-    hole = mm.reserve(P)
-    iommufd.map_memory(iommu, ioas, hole, IOVA, P, abi.IOMMU_IOAS_MAP_READABLE)
-    assert pinned_bytes() == before
-    mm.unmap(hole, P)
-    calls.close(iommu)
-
-
-def test_a_sealed_file_is_kept_from_the_device(vfio_edu64: str) -> None:
-    """The kernel would let it write, if it were asked by the descriptor."""
-    fd = mm.create_memfd("sealed", 4 * P)
-    mm.seal(fd, F_SEAL_SEAL | F_SEAL_SHRINK | F_SEAL_WRITE)
-    with container(vfio_edu64) as made, filled(backing=adopted(fd)) as pinned:
-        with pytest.raises(HostError, match="writable") as caught:
-            made.map(pinned, IOVA, WRITE)
-        assert caught.value.errno == errno.EFAULT
-        made.map(pinned, IOVA, READ)
-        made.unmap(IOVA, 4 * P)
-    if takes_files():
-        iommu, device = (
-            iommufd.open_iommu(),
-            iommufd.open_device(find_device(vfio_edu64).cdev or ""),
-        )
-        iommufd.bind(device, iommu)
-        ioas = iommufd.alloc_ioas(iommu)
-        iommufd.attach(device, ioas)
-        iommufd.map_file(iommu, ioas, fd, 0, IOVA, 4 * P, abi.IOMMU_IOAS_MAP_WRITEABLE)
-        calls.close(device)
-        calls.close(iommu)
-    calls.close(fd)
