@@ -109,8 +109,13 @@ def test_unmapping_is_exact(process: pf.Process, vfio_edu64: str) -> None:
     """What is revoked is gone, its neighbours are there, and the charge goes with it."""
     with opened(vfio_edu64) as found, pf.Vmo(3 * P) as vmo:
         before = probe.process_memory().locked
+        assert found.bus.statistics().grants == 0
         pins = [found.bti.pin(vmo, n * P, P, perms=READ) for n in range(3)]
         assert probe.process_memory().locked == before + 3 * P
+        told = found.bus.statistics()
+        assert (told.grants, told.granted_bytes, told.backend) == (3, 3 * P, "type1")
+        assert (told.address, told.requester) == (vfio_edu64, found.bus.requester)
+        assert told.faults_readable
         at = [int(pmt.addrs[0]) for pmt in pins]
         pins[1].unpin()
         assert probe.process_memory().locked == before + 2 * P

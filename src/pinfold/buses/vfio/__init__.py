@@ -17,6 +17,7 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import dataclass
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
@@ -37,7 +38,25 @@ if TYPE_CHECKING:
     from pinfold.faults import GrantRecord
     from pinfold.memory.physmap import PhysicalMap
 
-__all__ = ["VfioBus", "VfioDevice", "VfioGrant", "VfioSpace", "open_bus"]
+__all__ = ["VfioBus", "VfioDevice", "VfioGrant", "VfioSpace", "VfioStatistics", "open_bus"]
+
+
+@dataclass(frozen=True, slots=True)
+class VfioStatistics:
+    """The bus at one moment."""
+
+    address: str
+    """The device's, as ``lspci -D`` writes it."""
+    requester: int
+    backend: str
+    """What maps: ``type1`` or ``iommufd``."""
+    page_sizes: tuple[int, ...]
+    """Bytes in each kind of page that the IOMMU has, ascending."""
+    grants: int
+    max_grants: int | None
+    granted_bytes: int
+    faults_readable: bool
+    """Whether this process may read the kernel's log, without which no fault is seen."""
 
 
 class VfioBus:
@@ -162,6 +181,21 @@ class VfioBus:
         if space is None:
             return FaultReason.NOTHING_THERE, "nothing is granted to this device", None
         return space.explain(page, access)
+
+    def statistics(self) -> VfioStatistics:
+        """The bus as a frozen record."""
+        space = self._space
+        grants = space.live_grants() if space is not None else []
+        return VfioStatistics(
+            address=self._device.address,
+            requester=self._requester,
+            backend=self.container.name,
+            page_sizes=self.page_sizes,
+            grants=len(grants),
+            max_grants=self._limits.max_grants,
+            granted_bytes=sum(grant.pinned.size for grant in grants),
+            faults_readable=self._faults.readable,
+        )
 
     def close(self) -> None:
         """Stop the device, revoke what is live, and give everything back. Twice is once.

@@ -15,6 +15,7 @@ from pinfold.errors import BadState, InvalidArgs, NotFound, NotSupported, WrongP
 from pinfold.host import abi_vfio as abi
 from pinfold.host import calls, vfio
 from pinfold.memory.hosterrors import each_tried, noted, translated
+from pinfold.memory.locks import LostLock
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -32,7 +33,7 @@ class VfioDevice:
         self.address = address
         self._fd = fd
         self._bars: dict[int, VfioBar] = {}
-        self._lock = threading.RLock()
+        self._lock: threading.RLock | LostLock = threading.RLock()
         self._refusal: type[BadState] | None = None
         try:
             with translated(f"ask about PCI device {address}"):
@@ -126,6 +127,7 @@ class VfioDevice:
     def abandon(self) -> None:
         """In a forked child: close the child's copy of the descriptor."""
         closed, self._refusal = self._refusal is not None, WrongProcess
+        self._lock = LostLock()
         self.config.abandon()
         self.interrupts.abandon()
         for bar in self._bars.values():

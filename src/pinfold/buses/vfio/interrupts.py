@@ -16,6 +16,7 @@ from pinfold.errors import BadState, InvalidArgs, NotSupported, TimedOut, WrongP
 from pinfold.host import abi_vfio as abi
 from pinfold.host import calls, eventfd, vfio
 from pinfold.memory.hosterrors import each_tried, noted, translated
+from pinfold.memory.locks import LostLock
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -50,7 +51,7 @@ class DeviceInterrupts:
         self._address = address
         self._fd = device
         self._enabled: Interrupts | None = None
-        self._lock = threading.RLock()
+        self._lock: threading.RLock | LostLock = threading.RLock()
         self._refusal: type[BadState] | None = None
 
     def info(self, kind: InterruptKind) -> InterruptInfo:
@@ -123,6 +124,7 @@ class DeviceInterrupts:
 
     def abandon(self) -> None:
         """In a forked child: close the child's copies of the eventfds."""
+        self._lock = LostLock()
         self._refusal = WrongProcess
         if self._enabled is not None:
             self._enabled.abandon()
