@@ -101,10 +101,12 @@ class VfioDevice:
         self.config.set_master(allowed=True)
 
     def stop(self) -> None:
-        """Bus mastering off, then reset where it has one: both are tried.
+        """Bus mastering off, then reset where it has one: both are tried. Not after `close`.
 
         Raises HostError: the kernel refused one.
         """
+        if self._refusal is not None:  # given back, so the kernel has stopped it
+            return
         steps: list[Callable[[], object]] = [lambda: self.config.set_master(allowed=False)]
         if self.resets:
             steps.append(self.reset)

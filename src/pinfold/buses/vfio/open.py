@@ -23,6 +23,7 @@ Backend = Literal["type1", "iommufd"]
 IOMMUFD: Final = "/dev/iommu"
 
 _DRIVER: Final = "vfio-pci"
+"""Or a variant for one kind of device, as mlx5_vfio_pci is."""
 
 
 def parse_address(address: str) -> pci.PciAddress:
@@ -55,7 +56,7 @@ def find_device(address: str) -> PciDevice:
                 available=f"{there} PCI device(s)",
                 remedy="lspci -D lists them",
             )
-    if device.driver != _DRIVER:
+    if not (device.driver or "").replace("_", "-").endswith(_DRIVER):
         # Without an IOMMU vfio-pci does not bind either, so that is the reason to name.
         raise refusals.no_iommu(device) if device.group is None else refusals.not_bound(device)
     if device.group is None:
