@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,7 @@ import pinfold as pf
 from pinfold.buses.vfio.interrupts import InterruptKind
 from pinfold.errors import (
     BadState,
+    HostError,
     InvalidArgs,
     NotFound,
     NotSupported,
@@ -18,7 +20,8 @@ from pinfold.errors import (
     TimedOut,
 )
 from pinfold.host import abi_vfio as abi
-from pinfold.testing.faults import HostCalls
+from pinfold.testing import HostState
+from pinfold.testing.faults import FailNth, HostCalls
 from tests.vfio.real import BOTH, opened
 
 if TYPE_CHECKING:
@@ -262,3 +265,27 @@ def test_interrupts_that_there_are_not(process: pf.Process, vfio_edu64: str) -> 
         with enable(InterruptKind.INTX) as again:
             again.trigger()
             assert again.wait(10) == 1
+
+
+@pytest.mark.vfio("nvme")
+def test_every_call_of_enabling_and_mapping_may_fail(process: pf.Process, vfio_nvme: str) -> None:
+    """Nothing stays open or mapped, and the next attempt works."""
+    with opened(vfio_nvme) as found:
+
+        def act() -> None:
+            found.device.interrupts.enable(InterruptKind.MSIX, 2).disable()
+
+        with HostCalls() as host:
+            act()
+        before = HostState.now()
+        enabling = host.names.index("vfio_device_set_irqs") + 1
+        for number in range(1, enabling + 1):
+            with FailNth(number, errno.EIO), pytest.raises(HostError):
+                act()
+            assert before.difference(HostState.now()) == []
+        act()
+        for number in (1, 2, 3):  # ask, map, keep from a forked child
+            with FailNth(number, errno.EIO), pytest.raises(HostError):
+                found.device.bar(0)
+            assert before.difference(HostState.now()) == []
+        assert found.device.bar(0).read32(NVME_VERSION)
