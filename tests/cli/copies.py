@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import subprocess
 import sys
 from contextlib import contextmanager
@@ -14,7 +15,7 @@ import pytest
 
 from pinfold.cli.copying import CopyReport, copy_file
 from pinfold.cli.plan import Options
-from pinfold.units import PAGE_SIZE
+from pinfold.units import MIB, PAGE_SIZE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -114,6 +115,18 @@ def loop_device(image: Path) -> Iterator[str]:
         yield device
     finally:
         subprocess.run(["losetup", "--detach", device], check=True)
+
+
+@contextmanager
+def a_disk(image: Path, kind: str) -> Iterator[None]:
+    """A file that is the disk of a new file system; gone afterwards."""
+    image.touch()
+    os.truncate(image, 32 * MIB)
+    if shutil.which("mke2fs") is None:
+        pytest.skip("there is no mke2fs")
+    subprocess.run(["mke2fs", "-q", "-t", kind, "-F", image], check=True)
+    yield
+    image.unlink()
 
 
 def _as_root(*arguments: str) -> str:

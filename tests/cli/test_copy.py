@@ -9,16 +9,14 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pinfold.cli.copy import size_of
-from pinfold.cli.destination import Refused
 from pinfold.cli.plan import Options
-from pinfold.units import GIB, KIB, MIB, PAGE_SIZE
+from pinfold.host import abi, calls
+from pinfold.units import KIB, MIB, PAGE_SIZE
 from tests.cli.copies import (
     COMMAND,
     SLOWLY,
@@ -139,6 +137,35 @@ def test_holes_stay_holes(runs: list[tuple[int, int]], end: int, verify: bool) -
         assert segments(target) == segments(source)
         assert report.copied == sum(stop - start for start, stop in segments(source))
         assert target.stat().st_blocks <= source.stat().st_blocks
+
+
+def test_many_small_runs(tmp_path: Path) -> None:
+    """Every second page is a hole."""
+    with (tmp_path / "a").open("wb") as file:
+        for page in range(0, 600, 2):
+            file.seek(page * PAGE_SIZE)
+            file.write(page.to_bytes(2, "little") * (PAGE_SIZE // 2))
+    looking = Looking()
+    options = Options(chunk=16 * PAGE_SIZE, verify=True)
+    report = copied(tmp_path / "a", tmp_path / "b", options, looking)
+    assert (tmp_path / "b").read_bytes() == (tmp_path / "a").read_bytes()
+    assert segments(tmp_path / "b") == segments(tmp_path / "a")
+    assert report.copied == 300 * PAGE_SIZE
+    assert sum(stage == "copy" for stage, _ in looking.seen) == -(-300 // 16)
+
+
+def test_only_the_tail_goes_through_the_page_cache(tmp_path: Path) -> None:
+    """Of what was copied past it, the kernel keeps the last page and no other."""
+    random_file(tmp_path / "a", 100 * PAGE_SIZE + 10)
+    report = copied(tmp_path / "a", tmp_path / "b", Options())
+    if not report.plan.target_direct:
+        pytest.skip("this file system takes no direct I/O")
+    with (tmp_path / "b").open("rb") as file:
+        size = 101 * PAGE_SIZE
+        address = calls.mmap(0, size, abi.PROT_READ, abi.MAP_SHARED, file.fileno(), 0)
+        cached = [page for page, flags in enumerate(calls.mincore(address, size, 101)) if flags & 1]
+        calls.munmap(address, size)
+    assert cached == [100]
 
 
 def test_a_file_of_nothing_but_a_hole(tmp_path: Path) -> None:
@@ -286,53 +313,6 @@ def test_a_name_that_cannot_be_printed(tmp_path: Path) -> None:
     done = command(tmp_path / "b" / name, tmp_path / "b")
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
-
-
-def test_sizes_as_people_write_them() -> None:
-    """Powers of 1024; nobody knows what a megabyte is."""
-    given_sizes = ["4096", "64K", "64KiB", "1M", "1mib", "2G", "1T"]
-    assert list(map(size_of, given_sizes)) == [
-        4096, 64 * KIB, 64 * KIB, MIB, MIB, 2 * GIB, 1024 * GIB,
-    ]  # fmt: skip
-    for wrong in ["", "M", "1MB", "1.5M", "-1", "1 M", "0x10", "1KB", "٣"]:
-        with pytest.raises(ValueError, match="is no size"):
-            size_of(wrong)
-    assert command("a", "b", "--buffer", "1MB").returncode == 2
-
-
-@pytest.mark.parametrize(
-    ("size", "options", "expected"),
-    [
-        (0, Options(), (2 * PAGE_SIZE, PAGE_SIZE)),
-        (1, Options(), (2 * PAGE_SIZE, PAGE_SIZE)),
-        (10 * GIB, Options(buffer=64 * MIB), (32 * MIB, MIB)),
-        (10 * GIB, Options(buffer=64 * MIB, depth=64), (64 * MIB, MIB)),
-        (10 * GIB, Options(buffer=2 * MIB), (2 * MIB, 128 * KIB)),
-        (10 * GIB, Options(buffer=256 * KIB), (256 * KIB, 64 * KIB)),
-        (10 * GIB, Options(buffer=3 * PAGE_SIZE), (3 * PAGE_SIZE, PAGE_SIZE)),
-        (10 * GIB, Options(buffer=100 * MIB, chunk=8 * MIB), (96 * MIB, 8 * MIB)),
-        (9 * MIB, Options(chunk=8 * MIB), (16 * MIB, 8 * MIB)),
-    ],
-)
-def test_how_much_is_pinned(size: int, options: Options, expected: tuple[int, int]) -> None:
-    """No more than the file needs, nor than can be under way; always two chunks."""
-    most = options.buffer or 32 * MIB
-    plan = options.plan(size, most, source_direct=True, target_direct=True)
-    assert (plan.buffer, plan.chunk) == expected
-    assert plan.slots >= 2
-    assert plan.limit is None
-
-
-def test_options_that_do_not_go_together() -> None:
-    refused: list[dict[str, Any]] = [
-        {"chunk": PAGE_SIZE + 1},
-        {"chunk": 0},
-        {"buffer": PAGE_SIZE},
-        {"depth": 5000},
-    ]
-    for wrong in refused:
-        with pytest.raises(Refused):
-            Options(**wrong)
 
 
 def test_what_was_settled_is_told(tmp_path: Path) -> None:

@@ -17,22 +17,20 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pinfold.cli.copying import Differs
 from pinfold.cli.destination import Refused
 from pinfold.cli.plan import Options
-from pinfold.cli.source import FileChanged
 from pinfold.errors import HostError, NoSpace, PinfoldError
 from pinfold.host import calls
 from pinfold.objects.file_initiator import FileInitiator
-from pinfold.units import KIB, MIB, PAGE_SIZE
+from pinfold.units import KIB, MIB
 from tests.cli.copies import (
     COMMAND,
     SMALL,
+    a_disk,
     command,
     copied,
     loop_device,
     mounted,
-    once,
     random_file,
 )
 
@@ -42,29 +40,6 @@ if TYPE_CHECKING:
     from pinfold.bus import FileBatch
 
 pytestmark = pytest.mark.usefixtures("nothing_left")
-
-
-@pytest.fixture
-def source(tmp_path: Path) -> Path:
-    """Of 64 pages and a bit."""
-    random_file(tmp_path / "a", 64 * PAGE_SIZE + 100)
-    return tmp_path / "a"
-
-
-@pytest.fixture
-def target(tmp_path: Path) -> Iterator[Path]:
-    """A file that is there, and is to be as it was afterwards."""
-    path = tmp_path / "b"
-    path.write_bytes(b"former")
-    before = path.stat()
-    yield path
-    assert path.read_bytes() == b"former"
-    after = path.stat()
-    assert (after.st_ino, after.st_mode, after.st_mtime_ns) == (
-        before.st_ino,
-        before.st_mode,
-        before.st_mtime_ns,
-    )
 
 
 @pytest.fixture
@@ -183,12 +158,7 @@ def test_a_medium_that_cannot_be_written(kind: str, tmp_path: Path) -> None:
     small = tmp_path / "small"
     with mounted(small, "-t", "tmpfs", "-o", "size=2m", "none"):
         image = small / "image"
-        image.touch()
-        os.truncate(image, 32 * MIB)
-        made = os.system(f"mke2fs -q -t {kind} -F {image} 2>/dev/null")  # noqa: S605 - our own path
-        if made:
-            pytest.skip("there is no mke2fs")
-        with loop_device(image) as device, mounted(tmp_path / "there", device):
+        with a_disk(image, kind), loop_device(image) as device, mounted(tmp_path / "there", device):
             listed = os.listdir(tmp_path / "there")
             done = command(tmp_path / "a", tmp_path / "there" / "b", "-q")
             assert os.listdir(tmp_path / "there") == listed
@@ -278,114 +248,3 @@ def test_transfers_that_end_short_are_gone_on_with(
     for options in (SMALL, Options(verify=True)):
         copied(source, tmp_path / "b", options)
         assert (tmp_path / "b").read_bytes() == source.read_bytes()
-
-
-# A source that changes -----------------------------------------------------------------------
-
-
-def _append(path: Path) -> None:
-    with path.open("ab") as file:
-        file.write(b"more")
-
-
-def _rewrite(path: Path) -> None:
-    with path.open("r+b") as file:
-        file.write(b"other")
-    os.utime(path, ns=(0, 1))  # the clock of a file system may stand still for as long as this took
-
-
-CHANGES: dict[str, tuple[Callable[[Path], None], str]] = {
-    "cut": (lambda path: os.truncate(path, 20 * PAGE_SIZE + 5), "ends at 81925"),
-    "emptied": (lambda path: os.truncate(path, 0), "ends at "),
-    "appended": (_append, "longer than it was"),
-    "rewritten": (_rewrite, "was written to while it was being copied"),
-}
-
-
-@pytest.mark.parametrize("direct", [True, False])
-@pytest.mark.parametrize("stage", ["copy", "sync", "verify"])
-@pytest.mark.parametrize("change", CHANGES)
-def test_a_source_that_is_written_to(
-    change: str,
-    stage: str,
-    direct: bool,  # noqa: FBT001
-    source: Path,
-    target: Path,
-) -> None:
-    """Never a part of a file, and never a file that never was. After the copy, only a verification
-    looks at the source."""
-    act, said = CHANGES[change]
-    options = Options(SMALL.buffer, SMALL.chunk, 1, direct, verify=True)
-    with pytest.raises(FileChanged, match="copy it again while nobody writes to it") as caught:
-        copied(source, target, options, once(stage, lambda: act(source)))
-    assert said in str(caught.value)
-
-
-def test_files_that_say_less_than_they_have(target: Path) -> None:
-    """In /proc they say 0."""
-    done = command("/proc/version", target)
-    assert done.returncode == 1
-    assert "longer than it was, or than it said: more than 0 bytes" in done.stderr
-
-
-def test_files_that_say_more_than_they_have(target: Path) -> None:
-    """In /sys they say a page."""
-    short = "/sys/kernel/mm/transparent_hugepage/enabled"
-    if not os.path.exists(short):
-        pytest.skip(f"there is no {short}")
-    done = command(short, target)
-    assert done.returncode == 1
-    assert f"shorter than it was: {PAGE_SIZE} bytes at first" in done.stderr
-
-
-# Verification --------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("direct", [True, False])
-@pytest.mark.parametrize("at", [0, 5000, 64 * PAGE_SIZE + 99])
-def test_a_byte_that_is_another_on_the_medium(
-    at: int,
-    direct: bool,  # noqa: FBT001
-    source: Path,
-    target: Path,
-) -> None:
-    """Changed after the copy and before it is read back; it is named."""
-    was = source.read_bytes()[at]
-
-    def corrupt() -> None:
-        (copy,) = source.parent.glob(".pinfold-copy-*")
-        with copy.open("r+b") as file:
-            file.seek(at)
-            file.write(bytes([was ^ 0xFF]))
-
-    options = Options(8 * PAGE_SIZE, PAGE_SIZE, 2, direct, verify=True)
-    with pytest.raises(Differs) as caught:
-        copied(source, target, options, once("sync", corrupt))
-    assert f"{target} differs from {source} at byte {at}: {was ^ 0xFF:#04x} was read back" in str(
-        caught.value
-    )
-
-
-def test_a_byte_in_what_was_a_hole(source: Path, target: Path) -> None:
-    """Holes are compared where one side has none."""
-    os.truncate(source, 200 * PAGE_SIZE)
-
-    def corrupt() -> None:
-        (copy,) = source.parent.glob(".pinfold-copy-*")
-        with copy.open("r+b") as file:
-            file.seek(150 * PAGE_SIZE)
-            file.write(b"x")
-
-    with pytest.raises(Differs, match=f"at byte {150 * PAGE_SIZE}: 0x78 was read back for 0x00"):
-        copied(source, target, Options(verify=True), once("sync", corrupt))
-
-
-def test_a_copy_that_is_cut(source: Path, target: Path) -> None:
-    """Before it is read back."""
-
-    def cut() -> None:
-        (copy,) = source.parent.glob(".pinfold-copy-*")
-        os.truncate(copy, 5000)
-
-    with pytest.raises(Differs, match="it ends at byte 5000"):
-        copied(source, target, Options(verify=True), once("sync", cut))

@@ -1,9 +1,10 @@
 # The copy itself: chunks of a file go through pinned pages, several on their way on both sides.
 #
 # Each file is a device of its own, so the memory is pinned twice: for the source, which writes to
-# it, and for the destination, which reads from it. A chunk is read into a slot, and written from
-# there once all of it is; then the slot takes the next. Reads are handed over ahead of the writes,
-# and both are waited for in the order of the file: a device that is slower has the others queued.
+# it, and for the destination, which reads from it. A chunk is read into a slot of it, and written
+# from there once all of it is; then the slot takes the next. Reads are handed over ahead of the
+# writes, and both are waited for in the order of the file: whichever device is slower has the rest
+# queued.
 #
 # The order at the end is kept by `destination`. What ends a copy early ends it between two chunks:
 # the pins are taken back first, which waits for what is under way, and then the file is removed.
@@ -22,6 +23,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 import numpy as np
 
 from pinfold.cli.destination import Unfinished, place_for
+from pinfold.cli.runs import Run, joined, slotfuls_of
 from pinfold.cli.source import Source
 from pinfold.errors import DmaFault, HostError, LimitReached, NoSpace
 from pinfold.memory.hosterrors import from_host
@@ -33,7 +35,7 @@ from pinfold.rights import Perm
 from pinfold.units import page_down
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterator
 
     from pinfold.bus import FileBatch
     from pinfold.cli.plan import Options, Plan
@@ -133,13 +135,22 @@ class _Side(NamedTuple):
 
 
 class _Part(NamedTuple):
-    """A chunk on its way."""
+    """A slot's runs on their way: one, or several where there are many holes."""
 
     slot: int
-    at: int
-    size: int
+    runs: list[Run]
     wanted: list[tuple[bool, int, int, int]]
     batch: FileBatch
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return sum(run.size for run in self.runs)
+
+    @property
+    def stop(self) -> int:
+        """Where the last run ends in the files."""
+        return self.runs[-1].at + self.runs[-1].size
 
 
 class _Job:
@@ -228,43 +239,45 @@ class _Job:
             self._vmo = vmo
             stack.enter_context(attempt.pop_all())
 
-    # One chunk ----------------------------------------------------------------------------------
+    # One slot -----------------------------------------------------------------------------------
 
-    def _start(self, side: _Side, slot: int, at: int, size: int, *, write: bool) -> _Part:
-        """Hand a chunk over. Its tail is apart, so that the rest can go past the page cache."""
-        address = side.base + slot * self.plan.chunk
-        whole = page_down(size)
-        wanted = [(write, address, whole, at)] if whole else []
-        if whole < size:
-            wanted.append((write, address + whole, size - whole, at + whole))
-        return _Part(slot, at, size, wanted, side.file.submit(wanted))
+    def _start(self, side: _Side, slot: int, runs: list[Run], *, write: bool) -> _Part:
+        """Hand runs over. A tail is apart, so that the rest can go past the page cache."""
+        base, wanted = side.base + slot * self.plan.chunk, []
+        for place, at, size in runs:
+            whole, address = page_down(size), base + place
+            if whole:
+                wanted.append((write, address, whole, at))
+            if whole < size:
+                wanted.append((write, address + whole, size - whole, at + whole))
+        return _Part(slot, runs, wanted, side.file.submit(wanted))
 
-    def _finish(self, side: _Side, part: _Part, *, write: bool) -> None:
-        """Wait for a chunk, and go on with it where the kernel stopped short.
+    def _finish(self, side: _Side, part: _Part) -> None:
+        """Wait for runs, and go on with those where the kernel stopped short.
 
         Raises:
-          FileChanged, Differs: the file ends before the chunk does.
+          FileChanged, Differs: the file ends before one does.
           NoSpace, HostError, DmaFault: it was refused.
         """
-        wanted, outcomes = part.wanted, part.batch.finish()
+        outcomes = part.batch.finish()
         if outcomes.ok and outcomes.bytes_moved == part.size:
             return
+        for wanted, outcome in zip(part.wanted, outcomes, strict=True):
+            self._go_on(side, wanted, outcome)
+
+    def _go_on(self, side: _Side, wanted: tuple[bool, int, int, int], outcome: Outcome) -> None:
+        write, address, size, at = wanted
         done, before = 0, -1
         while True:
-            for (_, _, size, _), outcome in zip(wanted, outcomes, strict=True):
-                done += outcome.moved
-                if outcome.errno:
-                    raise self._refusal(side, outcome, part.at + done, write=write)
-                if outcome.moved < size:
-                    break
-            if done == part.size:
+            done += outcome.moved
+            if outcome.errno:
+                raise self._refusal(side, outcome, at + done, write=write)
+            if done == size:
                 return
             if done == before:  # asked for the rest alone, and nothing came
-                raise self._ended(side, part.at + done, write=write)
+                raise self._ended(side, at + done, write=write)
             before = done
-            address = side.base + part.slot * self.plan.chunk + done
-            wanted = [(write, address, part.size - done, part.at + done)]
-            outcomes = side.file.transfer(wanted)
+            outcome = side.file.transfer([(write, address + done, size - done, at + done)])[0]
 
     def _refusal(self, side: _Side, outcome: Outcome, at: int, *, write: bool) -> Exception:
         if outcome.fault is not None:
@@ -288,24 +301,24 @@ class _Job:
         free = list(range(self.plan.slots))
         reading: deque[_Part] = deque()
         writing: deque[_Part] = deque()
-        pieces, copied = self._pieces(self._source.segments(), reserve=True), 0
+        slotfuls, copied = slotfuls_of(self._reserved(), self.plan.chunk), 0
         while True:
             self._watch.check()
-            while free and len(reading) < self.plan.depth and (piece := next(pieces, None)):
-                reading.append(self._start(self._in, free.pop(), *piece, write=False))
+            while free and len(reading) < self.plan.depth and (runs := next(slotfuls, None)):
+                reading.append(self._start(self._in, free.pop(), runs, write=False))
             if reading:
                 part = reading.popleft()
-                self._finish(self._in, part, write=False)
-                writing.append(self._start(self._out, *part[:3], write=True))
+                self._finish(self._in, part)
+                writing.append(self._start(self._out, part.slot, part.runs, write=True))
                 if free and len(writing) < self.plan.depth:
                     continue
             elif not writing:
                 return copied
             part = writing.popleft()
-            self._finish(self._out, part, write=True)
+            self._finish(self._out, part)
             free.append(part.slot)
             copied += part.size
-            self._watch.at("copy", part.at + part.size)
+            self._watch.at("copy", part.stop)
 
     def _verify(self) -> None:
         """Compare what both files hold now, where either has no hole: half the slots for each.
@@ -316,23 +329,22 @@ class _Job:
         """
         self._target.forget_cached()
         both = merge(self._source.segments(), self._source.segments(self._target.fd))
-        pieces = self._pieces(joined(both), reserve=False)
-        half = self.plan.slots // 2
+        slotfuls, half = slotfuls_of(joined(both), self.plan.chunk), self.plan.slots // 2
         free, pairs = list(range(half)), deque[tuple[_Part, _Part]]()
         while True:
             self._watch.check()
-            while free and (piece := next(pieces, None)):
+            while free and (runs := next(slotfuls, None)):
                 slot = free.pop()
-                ours = self._start(self._in, slot, *piece, write=False)
-                pairs.append((ours, self._start(self._out, slot + half, *piece, write=False)))
+                ours = self._start(self._in, slot, runs, write=False)
+                pairs.append((ours, self._start(self._out, slot + half, runs, write=False)))
             if not pairs:
                 break
             ours, theirs = pairs.popleft()
-            self._finish(self._in, ours, write=False)
-            self._finish(self._out, theirs, write=False)
+            self._finish(self._in, ours)
+            self._finish(self._out, theirs)
             self._compare(ours, theirs)
             free.append(ours.slot)
-            self._watch.at("verify", ours.at + ours.size)
+            self._watch.at("verify", ours.stop)
         self._source.check_unchanged()
 
     def _compare(self, ours: _Part, theirs: _Part) -> None:
@@ -342,42 +354,27 @@ class _Job:
         self._source.check_unchanged()  # then it is no wonder
         at, source, target = found
         raise Differs(
-            f"{self._out.path} differs from {self._in.path} at byte {ours.at + at}: "
-            f"{target:#04x} was read back for {source:#04x}; try again, and look into the "
-            "kernel's log and at the medium"
+            f"{self._out.path} differs from {self._in.path} at byte {at}: {target:#04x} was read "
+            f"back for {source:#04x}; try again, and look into the kernel's log and at the medium"
         )
 
     def _first_difference(self, ours: _Part, theirs: _Part) -> tuple[int, int, int] | None:
-        """Where, and both bytes. No error is raised here: it would keep the views, and they the
-        memory."""
-        source, target = (
-            np.frombuffer(self._vmo.view(part.slot * self.plan.chunk, part.size), dtype=np.uint8)
+        """Where in the files, and both bytes. No error is raised here: it would keep the views, and
+        they the memory."""
+        chunk = self.plan.chunk
+        first, second = (
+            np.frombuffer(self._vmo.view(part.slot * chunk, chunk), dtype=np.uint8)
             for part in (ours, theirs)
         )
-        if np.array_equal(source, target):
-            return None
-        at = int(np.flatnonzero(source != target)[0])
-        return at, int(source[at]), int(target[at])
+        for place, at, size in ours.runs:
+            source, target = first[place : place + size], second[place : place + size]
+            if not np.array_equal(source, target):
+                here = int(np.flatnonzero(source != target)[0])
+                return at + here, int(source[here]), int(target[here])
+        return None
 
-    def _pieces(
-        self, segments: Iterable[tuple[int, int]], *, reserve: bool
-    ) -> Iterator[tuple[int, int]]:
-        """Segments in chunks, as (offset, size)."""
-        for start, stop in segments:
-            if reserve:
-                self._target.reserve(start, stop - start)
-            for at in range(start, stop, self.plan.chunk):
-                yield at, min(self.plan.chunk, stop - at)
-
-
-def joined(segments: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int]]:
-    """Segments, ascending by their starts, as ones that neither overlap nor touch."""
-    start = stop = 0
-    for low, high in segments:
-        if low > stop:
-            if stop > start:
-                yield start, stop
-            start = low
-        stop = max(stop, high)
-    if stop > start:
-        yield start, stop
+    def _reserved(self) -> Iterator[tuple[int, int]]:
+        """What is to be copied, with blocks set aside for it as it comes up."""
+        for start, stop in self._source.segments():
+            self._target.reserve(start, stop - start)
+            yield start, stop
