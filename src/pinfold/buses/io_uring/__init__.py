@@ -23,6 +23,7 @@ from itertools import count
 from typing import TYPE_CHECKING, Any, Final
 
 from pinfold.bus import Anchor, BusLimits, FaultLog
+from pinfold.buses.io_uring import refusals
 from pinfold.buses.io_uring.file import OpenFile
 from pinfold.buses.io_uring.grant import UringGrant
 from pinfold.buses.io_uring.space import UringSpace
@@ -30,7 +31,7 @@ from pinfold.buses.io_uring.table import LONGEST_SHIFT, SLOTS
 from pinfold.errors import HostError, InvalidArgs, NotSupported
 from pinfold.host import probe
 from pinfold.host.uring import Ring
-from pinfold.memory.hosterrors import each_tried, from_host
+from pinfold.memory.hosterrors import each_tried
 from pinfold.memory.locks import refuse_inside
 from pinfold.units import PAGE_SIZE, ByteRange, is_power_of_two
 
@@ -79,6 +80,7 @@ class UringBus:
     Raises:
       InvalidArgs: ``depth`` is none.
       NotSupported: io_uring is not to be had here; the message says why.
+      LimitReached: a ring would pass RLIMIT_MEMLOCK.
     """
 
     def __init__(self, *, depth: int = _DEPTH) -> None:
@@ -209,7 +211,7 @@ def _probe() -> None:
         Ring(1, 1).close()
     except OSError as error:
         if error.errno not in _ABSENT:
-            raise from_host("make an io_uring", error) from error
+            raise refusals.of_ring(error) from error
         raise NotSupported(
             f"io_uring is not to be had here: {error.strerror}",
             remedy="see the kernel's version (5.19 or later), kernel.io_uring_disabled, and what a "

@@ -201,6 +201,8 @@ class Batch:
 
     def take_back(self, count: int) -> None:
         """The kernel has not taken the last so many."""
+        if not count:
+            return
         self.taken -= count
         self.held += count
         self.results[self.chosen[self.taken : self.taken + count]] = WAITING

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from pinfold.buses.io_uring.batch import Batch, Sync
-from pinfold.errors import BadState
+from pinfold.errors import BadState, HostError
 from pinfold.faults import FaultReason
 from pinfold.memory.hosterrors import from_host
 from pinfold.memory.locks import LostLock, held_by_this_thread, refuse_inside
@@ -151,6 +151,9 @@ class Queue:
     def drain(self, grant: UringGrant) -> None:
         """Wait until no request that names the grant is under way. Raises HostError."""
         while self._used(grant):
+            if self.closed:  # the kernel ends them, and tells nobody when
+                error = OSError(errno.EBUSY, "the ring has gone, and they had not ended")
+                raise HostError("wait for requests", error)
             self._take(lambda: not self._used(grant))
 
     def _used(self, grant: UringGrant) -> bool:
@@ -215,18 +218,18 @@ class Queue:
             self._ring.submit()
         except OSError as error:
             refusal = error
-        left = self._ring.unqueue()
-        if not left:
+        finally:  # a signal handler may have raised, too
+            left = self._ring.unqueue()
+            batch.take_back(left)
+            self._under_way -= left
+        if refusal is None or not left:
             self._refused = 0
-            return len(entries)
-        batch.take_back(left)
-        self._under_way -= left
-        if refusal is not None:
-            self._refused += 1
-            hopeless = not self._under_way and self._refused > _REFUSALS
-            if hopeless or refusal.errno not in _AGAIN:
-                self._refused = 0
-                raise from_host("submit to io_uring", refusal) from refusal
+            return len(entries) - left
+        self._refused += 1
+        hopeless = not self._under_way and self._refused > _REFUSALS
+        if hopeless or refusal.errno not in _AGAIN:
+            self._refused = 0
+            raise from_host("submit to io_uring", refusal) from refusal
         return len(entries) - left
 
     def _enough(self, batch: Batch) -> int:

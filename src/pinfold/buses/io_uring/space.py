@@ -18,21 +18,19 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from pinfold.bus import FileStatistics
 from pinfold.buses.diagnosis import Diagnosis
+from pinfold.buses.io_uring import refusals
 from pinfold.buses.io_uring.grant import UringGrant
 from pinfold.buses.io_uring.master import UringMaster, port_file
 from pinfold.buses.io_uring.queue import Queue, nested
 from pinfold.buses.io_uring.table import Table
 from pinfold.errors import (
     BadState,
-    HostError,
     InvalidArgs,
     LimitReached,
     NotSupported,
-    PinfoldError,
 )
-from pinfold.host import probe
 from pinfold.host.uring import Ring
-from pinfold.memory.hosterrors import each_tried, from_host, noted, translated
+from pinfold.memory.hosterrors import each_tried, from_host, translated
 from pinfold.memory.locks import LostLock, held_by_this_thread, refuse_inside
 from pinfold.rights import Perm
 from pinfold.units import human_size
@@ -83,7 +81,7 @@ class UringSpace:
     """One device: its ring, its table, and the file that it is, if it is one.
 
     Raises:
-      NotSupported: io_uring is not to be had here.
+      LimitReached: a ring would pass RLIMIT_MEMLOCK.
       NoMemory, HostError: the kernel made no ring.
     """
 
@@ -103,8 +101,10 @@ class UringSpace:
         self.depth = depth
         self.file = file
         self._table = Table(address_bits)
-        with translated("make an io_uring"):
+        try:
             self._ring = Ring(depth, len(self._table.perms))
+        except OSError as error:
+            raise refusals.of_ring(error) from error
         self._lock = threading.RLock()
         self.owed: deque[Callable[[], None]] = deque()
         """What is to be done once a transfer is over: listeners, and what finalisers left."""
@@ -169,26 +169,33 @@ class UringSpace:
         try:
             done = self._ring.put(grant.slot, pinned.host_address, pinned.size, self._table.longest)
         except OSError as error:
-            raise self._refusal(grant, error) from error
+            raise refusals.of_buffers(pinned, error) from error
         if done == grant.slots:
             return
         # The kernel says only how far it came. Asking for the next alone gives its reason.
+        reason = OSError(errno.EAGAIN, "the kernel stopped half way, and then did not")
+        at = done * self._table.longest
+        rest = min(pinned.size - at, self._table.longest)
         try:
-            at = done * self._table.longest
-            rest = min(pinned.size - at, self._table.longest)
-            self._ring.put(grant.slot + done, pinned.host_address + at, rest, rest)
+            done += self._ring.put(grant.slot + done, pinned.host_address + at, rest, rest)
         except OSError as error:
-            failed = self._refusal(grant, error)
-            failed.__cause__ = error
-        else:
-            failed = HostError(
-                f"register buffer {done} of {grant.slots}",
-                OSError(errno.EAGAIN, "the kernel stopped, and then did not"),
-            )
-            done += 1
-        with noted("empty the slots", failed), translated("empty slots"):
-            self._ring.clear(grant.slot, done)
-        raise failed
+            reason = error
+        undone: OSError | None = None
+        try:
+            self._clear(grant.slot, done)
+        except OSError as error:
+            undone = error
+        failed = refusals.of_buffers(
+            pinned, reason
+        )  # of what else is held, so after these have gone
+        if undone is not None:
+            failed.add_note(f"undoing it failed too, empty {done} slots: {undone}")
+        raise failed from reason
+
+    def _clear(self, slot: int, count: int) -> None:
+        done = self._ring.clear(slot, count)
+        if done != count:
+            raise OSError(errno.EIO, f"{done} of {count} slots were emptied")
 
     def revoke(self, grant: Grant) -> None:
         """See `pinfold.bus.DeviceSpace.revoke`. Waits until requests that use it have ended."""
@@ -198,11 +205,9 @@ class UringSpace:
         with self.queue.lock:
             if not grant.live:
                 return
-            with translated("empty slots"):
-                done = self._ring.clear(grant.slot, grant.slots)
-            if done != grant.slots:
-                error = OSError(errno.EIO, f"{done} of {grant.slots} slots were emptied")
-                raise HostError("empty slots", error)
+            if not self.queue.closed:  # else they went with the ring
+                with translated("empty slots"):
+                    self._clear(grant.slot, grant.slots)
             self._table.strike(grant)
         self.queue.drain(grant)
         with self.queue.lock:
@@ -220,35 +225,6 @@ class UringSpace:
         """The grant that has a device address. With the queue's lock held."""
         found = self._table.space.blocks.find(address)
         return None if found is None else found[2]
-
-    # Refusals -----------------------------------------------------------------------------------
-
-    def _refusal(self, grant: UringGrant, error: OSError) -> PinfoldError:
-        """What the kernel's refusal to register means. Source: io_uring_register(2), ERRORS."""
-        pinned = grant.pinned
-        what = f"register {human_size(pinned.size)} of {pinned.what}"
-        if error.errno == errno.EFAULT and not pinned.writable:
-            return NotSupported(
-                f"{what}: io_uring pins memory for writing, and this may not be written",
-                remedy="copy it into memory of its own",
-            )
-        if error.errno in (errno.EFAULT, errno.EOPNOTSUPP) and pinned.memfd is None:
-            return NotSupported(
-                f"{what}: Linux does not pin that memory for long (it shows a file, or a device)",
-                remedy="copy it into memory of its own",
-            )
-        if error.errno in (errno.ENOMEM, errno.EPERM) and not probe.may_exceed_memlock():
-            limit = probe.memlock_limit()
-            held = probe.process_memory().pinned
-            return LimitReached(
-                f"{what} would pass the limit on locked memory, which io_uring counts by user",
-                asked=pinned.size,
-                available=None if limit is None else max(limit - held, 0),
-                limit=limit,
-                holder=f"this process has {human_size(held)} pinned" if held else None,
-                remedy="raise RLIMIT_MEMLOCK, grant CAP_IPC_LOCK, or unpin something",
-            )
-        return from_host(what, error, asked=pinned.size)
 
     def _no_slots(self, size: int) -> LimitReached:
         table = self._table

@@ -1,0 +1,55 @@
+# What the kernel's refusals to pin mean. Source: io_uring_register(2), io_uring_setup(2), ERRORS.
+from __future__ import annotations
+
+import errno
+from typing import TYPE_CHECKING
+
+from pinfold.errors import LimitReached, NotSupported, PinfoldError
+from pinfold.host import probe
+from pinfold.memory.hosterrors import from_host
+from pinfold.units import human_size
+
+if TYPE_CHECKING:
+    from pinfold.bus import PinnedRange
+
+_REMEDY = "raise RLIMIT_MEMLOCK, grant CAP_IPC_LOCK, or unpin something"
+
+
+def of_buffers(pinned: PinnedRange, error: OSError) -> PinfoldError:
+    """Of a registration."""
+    what = f"register {human_size(pinned.size)} of {pinned.what}"
+    if error.errno == errno.EFAULT and not pinned.writable:
+        return NotSupported(
+            f"{what}: io_uring pins memory for writing, and this may not be written",
+            remedy="copy it into memory of its own",
+        )
+    if error.errno in (errno.EFAULT, errno.EOPNOTSUPP) and pinned.memfd is None:
+        return NotSupported(
+            f"{what}: Linux does not pin that memory for long (it shows a file, or a device)",
+            remedy="copy it into memory of its own",
+        )
+    if error.errno in (errno.ENOMEM, errno.EPERM) and not probe.may_exceed_memlock():
+        return _limit(f"{what} would pass the limit on locked memory", pinned.size)
+    return from_host(what, error, asked=pinned.size)
+
+
+def of_ring(error: OSError) -> PinfoldError:
+    """Of a ring, which counts as locked memory, too: a few pages, from Linux 6.14 on."""
+    if error.errno == errno.ENOMEM and not probe.may_exceed_memlock():
+        return _limit("an io_uring would pass the limit on locked memory", 0)
+    return from_host("make an io_uring", error)
+
+
+def _limit(what: str, asked: int) -> LimitReached:
+    """The limit is compared with what all processes of the user hold, which nobody tells."""
+    limit = probe.memlock_limit()
+    held = probe.process_memory().pinned
+    left = 0 if limit is None else max(limit - held, 0)
+    return LimitReached(
+        f"{what}, which io_uring counts by user, its rings included",
+        asked=asked or None,
+        available=left if asked > left else None,  # else others hold it
+        limit=limit,
+        holder=f"this process has {human_size(held)} pinned" if held else None,
+        remedy=_REMEDY,
+    )
