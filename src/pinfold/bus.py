@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from pinfold.transfers import Outcomes
+    from pinfold.transfers import FileStatistics, Outcomes
 
 
 __all__ = [
@@ -46,7 +46,6 @@ __all__ = [
     "FileBatch",
     "FileBus",
     "FileSpace",
-    "FileStatistics",
     "Grant",
     "GrantRecord",
     "PinnedRange",
@@ -317,29 +316,6 @@ class FileBatch(Protocol):
 
     def finish(self) -> Outcomes:
         """Wait until all have ended. Raises HostError: the host has ended their queue."""
-
-
-@dataclass(frozen=True, slots=True)
-class FileStatistics:
-    """A file as a device, at one moment."""
-
-    path: str
-    size: int
-    """Bytes in it."""
-    direct: bool
-    """True where transfers can go past the page cache."""
-    memory_alignment: int
-    """Bytes that a transfer's device address is a multiple of, to go past it; 0 for never."""
-    offset_alignment: int
-    """The same for its offset and its size."""
-    depth: int
-    """Transfers under way at once."""
-    transfers: int
-    bytes_moved: int
-    failed: int
-    """Parts of transfers that ended with an error."""
-    stopped: int
-    """Transfers that were stopped because of their device address."""
 
 
 @runtime_checkable

@@ -140,3 +140,26 @@ class Outcomes(Sequence[Outcome]):
                 f"{what}: {error.strerror}", remedy="free space in the file system"
             ) from error
         raise HostError(what, error)
+
+
+@dataclass(frozen=True, slots=True)
+class FileStatistics:
+    """A file as a device, at one moment."""
+
+    path: str
+    size: int
+    """Bytes in it."""
+    direct: bool
+    """True where transfers can go past the page cache."""
+    memory_alignment: int
+    """Bytes that a transfer's device address is a multiple of, to go past it; 0 for never."""
+    offset_alignment: int
+    """The same for its offset and its size."""
+    depth: int
+    """Transfers under way at once."""
+    transfers: int
+    bytes_moved: int
+    failed: int
+    """Parts of transfers that ended with an error."""
+    stopped: int
+    """Transfers that were stopped because of their device address."""

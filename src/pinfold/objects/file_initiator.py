@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from pinfold.bus import DeviceSpace, FileBatch, FileSpace, FileStatistics
+    from pinfold.bus import DeviceSpace, FileBatch, FileSpace
     from pinfold.objects.iommu import Iommu
-    from pinfold.transfers import Outcomes
+    from pinfold.transfers import FileStatistics, Outcomes
 
 
 class FileInitiator(Bti):

@@ -16,7 +16,6 @@ import threading
 from collections import deque
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from pinfold.bus import FileStatistics
 from pinfold.buses.diagnosis import Diagnosis
 from pinfold.buses.io_uring import refusals
 from pinfold.buses.io_uring.grant import UringGrant
@@ -33,6 +32,7 @@ from pinfold.host.uring import Ring
 from pinfold.memory.hosterrors import each_tried, from_host, translated
 from pinfold.memory.locks import LostLock, held_by_this_thread, refuse_inside
 from pinfold.rights import Perm
+from pinfold.transfers import FileStatistics
 from pinfold.units import human_size
 
 if TYPE_CHECKING:
