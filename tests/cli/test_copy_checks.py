@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
-from pinfold.cli.copying import Differs
+from pinfold.cli.copying import Differs, Interrupted
 from pinfold.cli.destination import Unfinished
 from pinfold.cli.plan import Options
 from pinfold.cli.source import FileChanged
 from pinfold.units import PAGE_SIZE
-from tests.cli.copies import SMALL, a_disk, command, copied, loop_device, mounted, once
+from tests.cli.copies import SMALL, Looking, a_disk, command, copied, loop_device, mounted, once
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -161,3 +162,26 @@ def test_a_copy_that_is_cut(source: Path, target: Path) -> None:
 
     with pytest.raises(Differs, match="it ends at byte 5000"):
         copied(source, target, Options(verify=True), once("sync", cut))
+
+
+@pytest.mark.parametrize(
+    ("stage", "verify"), [("copy", False), ("sync", False), ("sync", True), ("verify", True)]
+)
+def test_it_ends_when_it_is_asked_to(
+    stage: str,
+    verify: bool,  # noqa: FBT001
+    source: Path,
+    target: Path,
+) -> None:
+    """Up to the rename: who is told that nothing was changed may rely on it."""
+    asked: list[int] = []
+
+    class Asking(Looking):
+        def check(self) -> None:
+            if asked:
+                raise Interrupted(asked[0])
+
+    looking = Asking(lambda now, _: asked.append(signal.SIGINT) if now == stage else None)
+    with pytest.raises(Interrupted, match="SIGINT"):
+        copied(source, target, Options(verify=verify), looking)
+    assert looking.seen[-1][0] == stage
