@@ -216,10 +216,9 @@ class Batch:
         self._version = _NEVER
 
     def end_held(self, chosen: NDArray[np.int64], result: int) -> None:
-        """Requests that wait are not for the kernel: that is their result."""
+        """Requests that wait are not for the kernel: that is their result. They still count."""
         self.results[chosen] = result
         self.held -= len(chosen)
-        self.left -= len(chosen)
 
     def waiting(self) -> NDArray[np.int64]:
         """The requests that the kernel was not given."""

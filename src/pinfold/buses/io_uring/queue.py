@@ -248,6 +248,7 @@ class Queue:
         """End what the kernel was not given."""
         waiting = batch.waiting()
         batch.end_held(waiting, -errno.ECANCELED)
+        batch.left -= len(waiting)
         if not isinstance(batch, Sync):
             self.failed += len(waiting)
 
@@ -255,8 +256,11 @@ class Queue:
         """End what the kernel is not given because of its address."""
         batch.end_held(chosen, -errno.EFAULT)
         self.failed += len(chosen)
-        for request in chosen.tolist():
-            self._fault(batch, batch.owner(request))
+        try:
+            for request in chosen.tolist():
+                self._fault(batch, batch.owner(request))
+        finally:
+            batch.left -= len(chosen)
 
     def _forget_dropped(self) -> None:
         while self._dropped:
@@ -337,13 +341,27 @@ class Queue:
         return grant is not None and good
 
     def _end(self, batch: Batch, chosen: NDArray[np.int64], results: NDArray[np.int32]) -> None:
-        """The kernel has ended requests so, for good."""
+        """The kernel has ended requests so, for good.
+
+        They are counted off at last: who waits for a batch looks at nothing else, and has no lock.
+        """
         batch.results[chosen] = results
-        batch.left -= len(chosen)
-        bad = results < 0
-        if not bad.any():
-            self.bytes_moved += int(results.sum(dtype=np.int64))
-            return
+        try:
+            bad = results < 0
+            if not bad.any():
+                self.bytes_moved += int(results.sum(dtype=np.int64))
+            else:
+                self._failed(batch, chosen, results, bad)
+        finally:
+            batch.left -= len(chosen)
+
+    def _failed(
+        self,
+        batch: Batch,
+        chosen: NDArray[np.int64],
+        results: NDArray[np.int32],
+        bad: NDArray[np.bool_],
+    ) -> None:
         self.bytes_moved += int(results[~bad].sum(dtype=np.int64))
         if isinstance(batch, Sync):
             return
