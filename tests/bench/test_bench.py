@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-CLAIMS = ("pins", "addresses", "copy", "access", "map", "bytes")
+CLAIMS = ("pins", "addresses", "copy", "access", "map", "bytes", "uring")
 
 
 def bench(*arguments: str) -> subprocess.CompletedProcess[str]:

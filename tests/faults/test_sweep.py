@@ -20,6 +20,7 @@ import pytest
 
 import pinfold as pf
 from pinfold.errors import PinfoldError
+from pinfold.host import probe
 from pinfold.testing import FailFrom, FailNth, HostCalls, HostState, check_books
 
 if TYPE_CHECKING:
@@ -85,6 +86,48 @@ def a_locked_pin(stage: Stage) -> None:
 def a_quarantined_pin(stage: Stage) -> None:
     a_locked_pin(stage)
     stage["pmt"].close()
+
+
+def a_uring(stage: Stage) -> None:
+    a_vmo(stage)
+    stage.keep("bus", pf.open_bus("io_uring"))
+
+
+def a_uring_device(stage: Stage) -> None:
+    """With so few address bits that a pin is several buffers."""
+    a_uring(stage)
+    stage.keep("bti", stage["bus"].initiator(1, address_bits=28))
+
+
+def a_uring_pin(stage: Stage) -> None:
+    a_uring_device(stage)
+    stage.held["pmt"] = stage["bti"].pin(stage["vmo"], perms=RW)
+
+
+def a_uring_quarantine(stage: Stage) -> None:
+    a_uring_pin(stage)
+    stage["pmt"].close()
+
+
+def a_port(stage: Stage) -> None:
+    a_uring_pin(stage)
+    stage.stack.callback(stage["pmt"].unpin)
+    stage.held["master"] = stage["bti"].master()
+    stage.held["at"] = int(stage["pmt"].addrs[0])
+
+
+def a_disk(stage: Stage) -> None:
+    a_uring(stage)
+    stage.keep("bti", stage["bus"].file(stage.path, writable=True, depth=2))
+    stage.held["at"] = int(stage.keep("pmt", stage["bti"].pin(stage["vmo"], perms=RW)).addrs[0])
+
+
+def many(stage: Stage) -> None:
+    """More than the depth, and some that are stopped."""
+    at = stage["at"]
+    wanted = [(write, at + page * PAGE, PAGE, 0) for page in range(9) for write in (False, True)]
+    found = stage["bti"].transfer(wanted)
+    assert found.moved.tolist() == [PAGE] * 16 + [0] * 2
 
 
 def a_region(stage: Stage) -> None:
@@ -195,6 +238,27 @@ OPERATIONS: dict[str, tuple[Callable[[Stage], None], Callable[[Stage], Any]]] = 
         a_mapping,
         lambda s: s["root"].protect(s["mapping"].address + PAGE, PAGE, pf.VmOption.PERM_READ),
     ),
+    "open_bus io_uring": (nothing, lambda s: make_and_close(s, lambda: pf.open_bus("io_uring"))),
+    "initiator on io_uring": (a_uring, lambda s: make_and_close(s, lambda: s["bus"].initiator(1))),
+    "Iommu.file": (a_uring, lambda s: make_and_close(s, lambda: s["bus"].file(s.path))),
+    "Bti.pin on io_uring": (
+        a_uring_device,
+        lambda s: s.stack.callback(s["bti"].pin(s["vmo"], perms=RW).unpin),
+    ),
+    "Pmt.unpin on io_uring": (a_uring_pin, lambda s: s["pmt"].unpin()),
+    "Bti.release_quarantine on io_uring": (
+        a_uring_quarantine,
+        lambda s: s["bti"].release_quarantine(),
+    ),
+    "Bti.master on io_uring": (a_uring_device, lambda s: s["bti"].master()),
+    "BusMaster.read on io_uring": (a_port, lambda s: s["master"].read(s["at"], 6 * PAGE)),
+    "BusMaster.write on io_uring": (a_port, lambda s: s["master"].write(s["at"], b"w" * 100)),
+    "BusMaster.copy on io_uring": (a_port, lambda s: s["master"].copy(s["at"], s["at"] + PAGE, 9)),
+    "FileInitiator.read": (a_disk, lambda s: s["bti"].read(s["at"], 2 * PAGE, at=0)),
+    "FileInitiator.write": (a_disk, lambda s: s["bti"].write(s["at"] + 1, PAGE, at=3)),
+    "FileInitiator.transfer": (a_disk, many),
+    "FileInitiator.sync": (a_disk, lambda s: s["bti"].sync()),
+    "FileInitiator.file_statistics": (a_disk, lambda s: s["bti"].file_statistics()),
     "PinnedBuffer.unpin": (a_pin_in_place, lambda s: s["pinned"].unpin()),
     "pin in place": (nothing, lambda s: s.stack.callback(pf.pin(bytearray(3 * PAGE)).unpin)),
 }
@@ -211,6 +275,8 @@ MAY_CHANGE: dict[str, str | tuple[str, ...]] = {
     "Vmo.commit": WINDOW,
     "Bti.pin of absent pages": WINDOW,
     "Bti.pin with mlock": WINDOW,
+    "Bti.pin on io_uring": WINDOW,
+    "Bti.master on io_uring": "descriptor left open",  # the memory file stays with the device
     "Vmo.close": ENDS,
     "Process.exit": ENDS,
     "Process.exit with a view": ENDS,
@@ -219,6 +285,8 @@ MAY_CHANGE: dict[str, str | tuple[str, ...]] = {
 
 CONSUMED = {
     "Pmt.unpin with mlock",
+    "Pmt.unpin on io_uring",
+    "Bti.release_quarantine on io_uring",
     "Bti.release_quarantine",
     "Vmo.close",
     "Process.exit",
@@ -307,6 +375,7 @@ def test_failing_once_leaves_nothing(name: str) -> None:
             assert (ledger.pins, ledger.pinned_bytes) == (0, 0), where
             assert kernel.statistics().objects == 0, where
             assert kernel.leaks == [], where
+            assert probe.process_memory().pinned == 0, where
 
 
 @pytest.mark.parametrize("name", OPERATIONS)

@@ -31,7 +31,7 @@ from pinfold.buses.io_uring.table import LONGEST_SHIFT, SLOTS
 from pinfold.errors import HostError, InvalidArgs, NotSupported
 from pinfold.host import probe
 from pinfold.host.uring import Ring
-from pinfold.memory.hosterrors import each_tried
+from pinfold.memory.hosterrors import each_tried, translated
 from pinfold.memory.locks import refuse_inside
 from pinfold.units import PAGE_SIZE, ByteRange, is_power_of_two
 
@@ -165,8 +165,8 @@ class UringBus:
                 space.end()
 
     def statistics(self) -> UringStatistics:
-        """The bus and its limit as a frozen record."""
-        with self._lock:
+        """The bus and its limit as a frozen record. Raises HostError."""
+        with self._lock, translated("look at the limits"):
             grants = [grant for space in self._spaces.values() for grant in space.live_grants()]
             return UringStatistics(
                 devices=len(self._spaces),

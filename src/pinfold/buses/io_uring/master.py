@@ -18,7 +18,7 @@ from pinfold.buffers import flat
 from pinfold.buses.io_uring.file import OpenFile
 from pinfold.errors import DmaFault, HostError, InvalidArgs
 from pinfold.host import calls, mm
-from pinfold.memory.hosterrors import translated
+from pinfold.memory.hosterrors import noted, translated
 from pinfold.rights import Perm
 from pinfold.transfers import TRANSFER
 from pinfold.units import MIB
@@ -132,9 +132,19 @@ def port_file() -> OpenFile:
     with translated("make a memory file"):
         fd = mm.create_memfd("pinfold:port", 0)
     try:
-        return OpenFile(fd, writable=True, direct=False)
-    finally:
-        calls.close(fd)
+        made = OpenFile(fd, writable=True, direct=False)
+    except BaseException as error:
+        with noted("close it", error):
+            calls.close(fd)
+        raise
+    try:
+        with translated("close a memory file"):
+            calls.close(fd)
+    except BaseException as error:
+        with noted("close the other", error):
+            made.close()
+        raise
+    return made
 
 
 def _whole(step: Callable[[memoryview, int], int], buffer: memoryview) -> None:

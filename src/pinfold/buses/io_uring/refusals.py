@@ -28,25 +28,34 @@ def of_buffers(pinned: PinnedRange, error: OSError) -> PinfoldError:
             f"{what}: Linux does not pin that memory for long (it shows a file, or a device)",
             remedy="copy it into memory of its own",
         )
-    if error.errno in (errno.ENOMEM, errno.EPERM) and not probe.may_exceed_memlock():
-        return _limit(f"{what} would pass the limit on locked memory", pinned.size)
+    if error.errno in (errno.ENOMEM, errno.EPERM):
+        return _limit(what, error, pinned.size)
     return from_host(what, error, asked=pinned.size)
 
 
 def of_ring(error: OSError) -> PinfoldError:
     """Of a ring, which counts as locked memory, too: a few pages, from Linux 6.14 on."""
-    if error.errno == errno.ENOMEM and not probe.may_exceed_memlock():
-        return _limit("an io_uring would pass the limit on locked memory", 0)
+    if error.errno == errno.ENOMEM:
+        return _limit("make an io_uring", error, 0)
     return from_host("make an io_uring", error)
 
 
-def _limit(what: str, asked: int) -> LimitReached:
-    """The limit is compared with what all processes of the user hold, which nobody tells."""
-    limit = probe.memlock_limit()
-    held = probe.process_memory().pinned
+def _limit(what: str, error: OSError, asked: int) -> PinfoldError:
+    """ENOMEM is two stories: no memory, or the limit, which is compared with what all processes of
+    the user hold. Nobody tells that; what this process holds is told."""
+    plain = from_host(what, error, asked=asked or None)
+    try:
+        if probe.may_exceed_memlock():
+            return plain
+        limit = probe.memlock_limit()
+        held = probe.process_memory().pinned
+    except OSError as second:
+        plain.add_note(f"which limits hold could not be read: {second}")
+        return plain
     left = 0 if limit is None else max(limit - held, 0)
     return LimitReached(
-        f"{what}, which io_uring counts by user, its rings included",
+        f"{what}: it would pass the limit on locked memory, which io_uring counts by user, "
+        "its rings included",
         asked=asked or None,
         available=left if asked > left else None,  # else others hold it
         limit=limit,
