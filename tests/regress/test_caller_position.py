@@ -104,11 +104,11 @@ def test_a_write_through_an_appending_descriptor_goes_where_it_was_meant(
 
 
 def test_a_device_write_through_an_appending_descriptor_goes_where_it_was_meant(
-    appending: tuple[int, Path], any_bus: pf.Iommu
+    appending: tuple[int, Path], book_bus: pf.Iommu
 ) -> None:
     fd, path = appending
     with (
-        any_bus.initiator(1) as bti,
+        book_bus.initiator(1) as bti,
         pf.Vmo.from_fd(fd) as vmo,
         bti.pin(vmo, perms=RW) as pmt,
     ):
@@ -119,11 +119,11 @@ def test_a_device_write_through_an_appending_descriptor_goes_where_it_was_meant(
 
 
 def test_a_device_window_over_an_appending_descriptor_does_not_append(
-    appending: tuple[int, Path], any_bus: pf.Iommu
+    appending: tuple[int, Path], book_bus: pf.Iommu
 ) -> None:
     fd, path = appending
     with (
-        any_bus.initiator(1) as bti,
+        book_bus.initiator(1) as bti,
         pf.Resource(DEVICE, 2 * PAGE, fd=fd) as resource,
         pf.Vmo.physical(resource, DEVICE, 2 * PAGE) as vmo,
         bti.pin(vmo, perms=RW) as pmt,

@@ -59,7 +59,7 @@ def window(memory: int, skipped: int) -> Iterator[pf.Vmo]:
 
 @pytest.mark.parametrize("way", ["from_fd", "from_file"])
 def test_what_a_device_uses_through_a_window_is_not_given_away(
-    any_bus: pf.Iommu, memory: int, skipped: int, window: pf.Vmo, way: str
+    book_bus: pf.Iommu, memory: int, skipped: int, window: pf.Vmo, way: str
 ) -> None:
     """Source: zx_bti_pin: pinned pages keep their memory, by whatever name they are reached."""
     other = (
@@ -67,7 +67,7 @@ def test_what_a_device_uses_through_a_window_is_not_given_away(
         if way == "from_fd"
         else pf.Vmo.from_file(f"/proc/self/fd/{memory}", writable=True)
     )
-    with other, any_bus.initiator(1) as bti:
+    with other, book_bus.initiator(1) as bti:
         master = bti.master()
         with bti.pin(window, PAGE, PAGE, perms=RW) as pmt:
             page, address = skipped + 2, int(pmt.addrs[0])
@@ -85,7 +85,7 @@ def test_what_a_device_uses_through_a_window_is_not_given_away(
 
 
 def test_zero_keeps_the_pages_of_a_window_in_place(
-    any_bus: pf.Iommu, memory: int, skipped: int, window: pf.Vmo
+    book_bus: pf.Iommu, memory: int, skipped: int, window: pf.Vmo
 ) -> None:
     """The page reads as zeros, and it is still the page that the device writes to.
 
@@ -94,7 +94,7 @@ def test_zero_keeps_the_pages_of_a_window_in_place(
     page = skipped + 1
     with (
         pf.Vmo.from_fd(memory) as other,
-        any_bus.initiator(1) as bti,
+        book_bus.initiator(1) as bti,
         bti.pin(window, 0, PAGE, perms=RW) as pmt,
     ):
         master, address = bti.master(), int(pmt.addrs[0])
@@ -110,7 +110,7 @@ def test_zero_keeps_the_pages_of_a_window_in_place(
             shown.release()
 
 
-def test_two_windows_over_one_file_know_of_each_other(any_bus: pf.Iommu, memory: int) -> None:
+def test_two_windows_over_one_file_know_of_each_other(book_bus: pf.Iommu, memory: int) -> None:
     """A pin through either counts, whatever the offsets at which they show the page."""
     with (
         pf.Resource(DEVICE, 4 * PAGE, fd=memory, fd_offset=PAGE) as first,
@@ -118,7 +118,7 @@ def test_two_windows_over_one_file_know_of_each_other(any_bus: pf.Iommu, memory:
         pf.Vmo.physical(first, DEVICE, 4 * PAGE) as one,
         pf.Vmo.physical(second, DEVICE + 4 * PAGE, 4 * PAGE) as two,
         pf.Vmo.from_fd(memory) as other,
-        any_bus.initiator(1) as bti,
+        book_bus.initiator(1) as bti,
     ):
         with bti.pin(one, 2 * PAGE, PAGE, perms=RW):  # page 3 of the file
             with bti.pin(two, PAGE, PAGE, perms=RW), pytest.raises(BadState) as caught:

@@ -47,9 +47,9 @@ def test_the_handle_has_no_write(window: pf.Vmo) -> None:
 
 
 def test_it_can_be_pinned_for_reading_and_for_nothing_else(
-    window: pf.Vmo, any_bus: pf.Iommu
+    window: pf.Vmo, book_bus: pf.Iommu
 ) -> None:
-    with any_bus.initiator(1) as bti:
+    with book_bus.initiator(1) as bti:
         with bti.pin(window, perms=READ) as pmt:
             assert bti.master().read(int(pmt.addrs[0]), 8) == b"firmware"
         with pytest.raises(AccessDenied):
