@@ -175,6 +175,11 @@ class Batch:
         needed = np.where(self.writes[chosen], _READ, _WRITE)
         # An empty slot permits nothing, and is the kernel's to refuse.
         found: NDArray[np.bool_] = (allowed != 0) & (allowed & needed == 0)
+        empty = self.sizes[chosen] == 0
+        if empty.any():  # the kernel lets no bytes be moved at the very end of a buffer
+            addresses = self.addresses[chosen]
+            for at in empty.nonzero()[0].tolist():
+                found[at] |= table.space.blocks.find(int(addresses[at])) is None
         return found
 
     def _entries(self, table: Table, chosen: NDArray[np.int64]) -> NDArray[Any]:
