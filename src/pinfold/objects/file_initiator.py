@@ -123,7 +123,9 @@ class FileInitiator(Bti):
 
         Raises:
           InvalidArgs: an element is no transfer.
-          HostError: the host takes none any more.
+          HostError, NoMemory: the host takes none any more. What is under way goes on, and an unpin
+            waits for it.
+          BadState: called inside a transfer, by a finaliser or a signal handler.
           BadHandle: this handle is closed.
         """
         return self.submit(wanted).finish()
@@ -131,8 +133,9 @@ class FileInitiator(Bti):
     def submit(self, wanted: NDArray[Any] | Iterable[tuple[bool, int, int, int]]) -> FileBatch:
         """Hand transfers over and return at once; see `transfer`.
 
-        What exceeds the depth is handed over as others end, in `FileBatch.finish`. A pin that is
-        unpinned meanwhile waits for those that use it and are under way.
+        What exceeds the depth is handed over as others end, in `FileBatch.finish`; of a batch that
+        is dropped it is not made, and of a device that is closed it ends with ECANCELED. A pin that
+        is unpinned meanwhile waits for those that use it and are under way, and stops the others.
         """
         return self._space.start(transfers(wanted))
 
