@@ -14,6 +14,7 @@ import pytest
 import pinfold as pf
 from pinfold.buses.io_uring import UringBus
 from pinfold.errors import (
+    AccessDenied,
     BadState,
     DmaFault,
     HostError,
@@ -377,10 +378,16 @@ def test_options_that_do_not_exist() -> None:
         pf.open_bus("io_uring", width=3)
 
 
-@pytest.mark.parametrize("code", [errno.ENOSYS, errno.EPERM])
-def test_without_io_uring_it_says_so(code: int) -> None:
+def test_without_io_uring_it_says_so() -> None:
+    """Source: io_uring_setup(2)."""
+    with FailNth(1, errno.ENOSYS), pytest.raises(NotSupported) as caught:
+        pf.open_bus("io_uring")
+    assert "5.19" in str(caught.value.remedy)
+
+
+def test_where_io_uring_is_not_allowed_it_says_so() -> None:
     """Source: io_uring_setup(2); what a container's profile answers."""
-    with FailNth(1, code), pytest.raises(NotSupported) as caught:
+    with FailNth(1, errno.EPERM), pytest.raises(AccessDenied) as caught:
         pf.open_bus("io_uring")
     assert "io_uring_disabled" in str(caught.value.remedy)
 

@@ -15,7 +15,6 @@
 # Source: io_uring_setup(2), io_uring_register(2), io_uring_enter(2).
 from __future__ import annotations
 
-import errno
 import threading
 from dataclasses import dataclass
 from functools import partial
@@ -23,12 +22,12 @@ from itertools import count
 from typing import TYPE_CHECKING, Any, Final
 
 from pinfold.bus import Anchor, BusLimits, FaultLog
-from pinfold.buses.io_uring import refusals
+from pinfold.buses import registering
 from pinfold.buses.io_uring.file import OpenFile
 from pinfold.buses.io_uring.grant import UringGrant
 from pinfold.buses.io_uring.space import UringSpace
 from pinfold.buses.io_uring.table import LONGEST_SHIFT, SLOTS
-from pinfold.errors import HostError, InvalidArgs, NotSupported
+from pinfold.errors import InvalidArgs
 from pinfold.host import probe
 from pinfold.host.uring import Ring
 from pinfold.memory.hosterrors import each_tried, translated
@@ -45,7 +44,6 @@ __all__ = ["UringBus", "UringGrant", "UringSpace", "UringStatistics", "open_bus"
 
 _DEPTH: Final = 64
 _DEEPEST: Final = 1 << 15  # IORING_MAX_ENTRIES of Linux
-_ABSENT: Final = (errno.ENOSYS, errno.EPERM, errno.EACCES, errno.EINVAL, errno.EOPNOTSUPP)
 """How a kernel, or who set it up, says that io_uring is not to be had, or lacks what is used."""
 _FIRST_FILE: Final = 1 << 32
 """Files get numbers from here on; the ones below are the caller's to give."""
@@ -79,7 +77,8 @@ class UringBus:
 
     Raises:
       InvalidArgs: ``depth`` is none.
-      NotSupported: io_uring is not to be had here; the message says why.
+      NotSupported: this kernel has no such io_uring.
+      AccessDenied: this process may not use it.
       LimitReached: a ring would pass RLIMIT_MEMLOCK.
     """
 
@@ -206,17 +205,11 @@ def _checked(depth: int) -> int:
 
 
 def _probe() -> None:
-    """Raise `NotSupported`, with the reason, where io_uring is not to be had."""
+    """Raise what `registering.of_ring` says where io_uring is not to be had."""
     try:
         Ring(1, 1).close()
     except OSError as error:
-        if error.errno not in _ABSENT:
-            raise refusals.of_ring(error) from error
-        raise NotSupported(
-            f"io_uring is not to be had here: {error.strerror}",
-            remedy="see the kernel's version (5.19 or later), kernel.io_uring_disabled, and what a "
-            "container's seccomp profile allows",
-        ) from HostError("make an io_uring", error)
+        raise registering.of_ring(error) from error
 
 
 def open_bus(physical: PhysicalMap, **options: Any) -> UringBus:

@@ -16,12 +16,13 @@ import threading
 from collections import deque
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from pinfold.buses import registering
 from pinfold.buses.diagnosis import Diagnosis
-from pinfold.buses.io_uring import refusals
 from pinfold.buses.io_uring.grant import UringGrant
 from pinfold.buses.io_uring.master import UringMaster, port_file
 from pinfold.buses.io_uring.queue import Queue, nested
 from pinfold.buses.io_uring.table import Table
+from pinfold.buses.placing import no_room
 from pinfold.errors import (
     BadState,
     InvalidArgs,
@@ -104,7 +105,7 @@ class UringSpace:
         try:
             self._ring = Ring(depth, len(self._table.perms))
         except OSError as error:
-            raise refusals.of_ring(error) from error
+            raise registering.of_ring(error) from error
         self._lock = threading.RLock()
         self.owed: deque[Callable[[], None]] = deque()
         """What is to be done once a transfer is over: listeners, and what finalisers left."""
@@ -169,7 +170,7 @@ class UringSpace:
         try:
             done = self._ring.put(grant.slot, pinned.host_address, pinned.size, self._table.longest)
         except OSError as error:
-            raise refusals.of_buffers(pinned, error) from error
+            raise registering.of_buffers(pinned, error) from error
         if done == grant.slots:
             return
         # The kernel says only how far it came. Asking for the next alone gives its reason.
@@ -185,7 +186,7 @@ class UringSpace:
             self._clear(grant.slot, done)
         except OSError as error:
             undone = error
-        failed = refusals.of_buffers(
+        failed = registering.of_buffers(
             pinned, reason
         )  # of what else is held, so after these have gone
         if undone is not None:
@@ -228,14 +229,11 @@ class UringSpace:
 
     def _no_slots(self, size: int) -> LimitReached:
         table = self._table
-        return LimitReached(
+        return no_room(
             f"device {self._initiator:#x} has no room in its table for {human_size(size)}, "
             f"{-(-size // table.longest)} buffer(s) of {human_size(table.longest)} at most",
-            asked=size,
-            available=table.space.largest_gap(),
-            limit=table.space.size,
-            holder=f"{len(table.space.blocks)} live grant(s)",
-            remedy="unpin something, or pin smaller ranges",
+            size,
+            table.space,
         )
 
     # Transfers ----------------------------------------------------------------------------------

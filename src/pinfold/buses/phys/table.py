@@ -12,11 +12,12 @@ from __future__ import annotations
 import errno
 from typing import TYPE_CHECKING, NamedTuple
 
-from pinfold.errors import AccessDenied, HostError, LimitReached, NotSupported, PinfoldError
-from pinfold.host import probe
+from pinfold.buses import registering
+from pinfold.buses.placing import no_room
+from pinfold.errors import HostError, LimitReached
 from pinfold.host.abi_uring import MAX_BUFFER
 from pinfold.host.uring import Ring
-from pinfold.memory.hosterrors import from_host, noted, translated
+from pinfold.memory.hosterrors import noted, translated
 from pinfold.memory.space import Placement
 from pinfold.units import HostVa, human_size
 
@@ -49,7 +50,7 @@ class PinTable:
         try:
             self._ring = Ring(1, slots)
         except OSError as error:
-            raise _no_ring(error) from error
+            raise registering.of_ring(error) from error
         self._slots: Placement[None] = Placement([(0, slots)], lowest=True)
         self._unsettled: list[Hold] = []
         """What the kernel refused to let go after a failure: no address of it was given out."""
@@ -79,7 +80,7 @@ class PinTable:
         except BaseException as error:
             self.undo(Hold(slot, count), error)
             if isinstance(error, OSError):
-                raise _refusal(pinned, error) from error
+                raise registering.of_buffers(pinned, error) from error
             raise
         return Hold(slot, count)
 
@@ -110,58 +111,10 @@ class PinTable:
             self._ring.close()
 
     def _no_slot(self, count: int, size: int) -> LimitReached:
-        return LimitReached(
+        return no_room(
             f"the table of registered buffers has no room for {human_size(size)}, "
             f"{count} buffer(s)",
-            asked=count,
-            available=self._slots.largest_gap(),
-            limit=self._slots.size,
-            holder=f"{len(self._slots.blocks)} live grant(s)",
+            count,
+            self._slots,
             remedy="unpin something, or pin larger ranges at once",
         )
-
-
-def _no_ring(error: OSError) -> PinfoldError:
-    """Why there is no io_uring here. Source: io_uring_setup(2), and sysctl kernel.io_uring_*."""
-    if error.errno in (errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP):
-        return NotSupported(
-            f"pages are held in place by io_uring, which this kernel does not have so: "
-            f"{error.strerror}",
-            remedy="use Linux 5.19 or later, with CONFIG_IO_URING",
-        )
-    if error.errno in (errno.EPERM, errno.EACCES):
-        return AccessDenied(
-            "pages are held in place by io_uring, which this process may not use",
-            remedy="see the sysctl kernel.io_uring_disabled, and what the seccomp profile of a "
-            "container allows",
-        )
-    return from_host("make an io_uring", error)
-
-
-def _refusal(pinned: PinnedRange, error: OSError) -> PinfoldError:
-    """What the kernel's refusal to register means."""
-    what = f"hold {human_size(pinned.size)} of {pinned.what} in place"
-    if error.errno == errno.EFAULT:
-        return NotSupported(
-            f"{what}: Linux does not pin such memory for long (it may not be written, shows a "
-            "file, or has a bad page)",
-            remedy="copy it into memory of its own, and pin that",
-        )
-    if error.errno == errno.ENOMEM:
-        try:
-            limit, binds = probe.memlock_limit(), not probe.may_exceed_memlock()
-            held = probe.process_memory().pinned
-        except OSError as second:
-            return HostError(f"{what}: not enough memory, and reading the limit", second)
-        if limit is not None and binds:  # the pages are there already, so it is not for memory
-            return LimitReached(
-                f"{what} would pass RLIMIT_MEMLOCK, which io_uring counts over all processes of "
-                "the user",
-                asked=pinned.size,
-                available=max(limit - held, 0),
-                limit=limit,
-                holder=f"this process has {human_size(held)} pinned",
-                remedy="unpin something, raise the limit (ulimit -l, LimitMEMLOCK=), or give the "
-                "process CAP_IPC_LOCK",
-            )
-    return from_host(what, error, asked=pinned.size)

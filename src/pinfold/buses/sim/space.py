@@ -11,8 +11,8 @@ import threading
 from collections import deque
 from typing import TYPE_CHECKING, Final, NoReturn
 
-from pinfold.bus import reach
 from pinfold.buses.diagnosis import Diagnosis
+from pinfold.buses.placing import no_room, within
 from pinfold.buses.sim.grant import SimGrant
 from pinfold.buses.sim.master import SimMaster
 from pinfold.errors import InvalidArgs, LimitReached, NotSupported
@@ -33,16 +33,7 @@ class SimSpace:
     """One initiator behind the software IOMMU."""
 
     def __init__(self, bus: SimBus, initiator: int, address_bits: int) -> None:
-        top = reach(address_bits)
-        apertures = [
-            (low, min(high, top)) for low, high in bus.limits.apertures if low < min(high, top)
-        ]
-        if not apertures:
-            raise InvalidArgs(
-                f"a device with {address_bits} address bits reaches none of the bus's apertures",
-                asked=address_bits,
-                limit=bus.limits.apertures[0].start,
-            )
+        apertures = within(bus.limits.apertures, address_bits)
         self._bus = bus
         self._initiator = initiator
         self._address_bits = address_bits
@@ -173,12 +164,9 @@ class SimSpace:
             grant.cached.append(page)
 
     def _no_space(self, size: int) -> LimitReached:
-        return LimitReached(
+        return no_room(
             f"device {self._initiator:#x} with {self._address_bits} address bits has no room for "
             f"the extent of {human_size(size)} aligned to {human_size(self._align)}",
-            asked=size,
-            available=self._space.largest_gap(),
-            limit=self._space.size,
-            holder=f"{len(self._space.blocks)} live grant(s)",
-            remedy="unpin something, or pin smaller ranges",
+            size,
+            self._space,
         )

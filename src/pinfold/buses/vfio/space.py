@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Final
 
 from pinfold.bus import Extent, out_of_reach_text, reach
 from pinfold.buses.diagnosis import Diagnosis
+from pinfold.buses.placing import no_room, within
 from pinfold.buses.vfio.grant import VfioGrant
 from pinfold.errors import InvalidArgs, LimitReached, NotSupported, OutOfReach
 from pinfold.faults import FaultReason
@@ -41,16 +42,7 @@ class VfioSpace:
     """The one device of a vfio bus, with so many address bits."""
 
     def __init__(self, bus: VfioBus, initiator: int, address_bits: int) -> None:
-        top = reach(address_bits)
-        apertures = [
-            (low, min(high, top)) for low, high in bus.limits.apertures if low < min(high, top)
-        ]
-        if not apertures:
-            raise InvalidArgs(
-                f"a device with {address_bits} address bits reaches none of the IOMMU's addresses",
-                asked=address_bits,
-                limit=bus.limits.apertures[0].start,
-            )
+        apertures = within(bus.limits.apertures, address_bits)
         self._bus = bus
         self._initiator = initiator
         self._address_bits = address_bits
@@ -217,11 +209,6 @@ class VfioSpace:
                 limit=top,
                 remedy="unpin something, or pin smaller ranges",
             )
-        return LimitReached(
-            f"the IOMMU has no room for the extent of {human_size(size)}",
-            asked=size,
-            available=self._space.largest_gap(),
-            limit=self._space.size,
-            holder=f"{len(self._space.blocks)} live grant(s)",
-            remedy="unpin something, or pin smaller ranges",
+        return no_room(
+            f"the IOMMU has no room for the extent of {human_size(size)}", size, self._space
         )

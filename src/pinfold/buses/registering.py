@@ -1,10 +1,12 @@
-# What the kernel's refusals to pin mean. Source: io_uring_register(2), io_uring_setup(2), ERRORS.
+# What the kernel's refusals mean where io_uring is to hold pages: of a ring, and of a registration.
+#
+# Source: io_uring_setup(2), io_uring_register(2), ERRORS; sysctl kernel.io_uring_disabled.
 from __future__ import annotations
 
 import errno
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
-from pinfold.errors import LimitReached, NotSupported, PinfoldError
+from pinfold.errors import AccessDenied, LimitReached, NotSupported, PinfoldError
 from pinfold.host import probe
 from pinfold.memory.hosterrors import from_host
 from pinfold.units import human_size
@@ -12,11 +14,30 @@ from pinfold.units import human_size
 if TYPE_CHECKING:
     from pinfold.bus import PinnedRange
 
-_REMEDY = "raise RLIMIT_MEMLOCK, grant CAP_IPC_LOCK, or unpin something"
+_ABSENT: Final = (errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP)
+_DENIED: Final = (errno.EPERM, errno.EACCES)
+
+
+def of_ring(error: OSError) -> PinfoldError:
+    """Of a ring with a sparse table. From Linux 6.14 on it counts as locked memory, too."""
+    if error.errno in _ABSENT:
+        return NotSupported(
+            f"this kernel has no io_uring with sparse tables: {error.strerror}",
+            remedy="use Linux 5.19 or later, with CONFIG_IO_URING",
+        )
+    if error.errno in _DENIED:
+        return AccessDenied(
+            "this process may not use io_uring",
+            remedy="see the sysctl kernel.io_uring_disabled, and what the seccomp profile of a "
+            "container allows",
+        )
+    if error.errno == errno.ENOMEM:
+        return _limit("make an io_uring", error, 0)
+    return from_host("make an io_uring", error)
 
 
 def of_buffers(pinned: PinnedRange, error: OSError) -> PinfoldError:
-    """Of a registration."""
+    """Of a registration: the kernel was to pin a range."""
     what = f"register {human_size(pinned.size)} of {pinned.what}"
     if error.errno == errno.EFAULT and not pinned.writable:
         return NotSupported(
@@ -31,13 +52,6 @@ def of_buffers(pinned: PinnedRange, error: OSError) -> PinfoldError:
     if error.errno in (errno.ENOMEM, errno.EPERM):
         return _limit(what, error, pinned.size)
     return from_host(what, error, asked=pinned.size)
-
-
-def of_ring(error: OSError) -> PinfoldError:
-    """Of a ring, which counts as locked memory, too: a few pages, from Linux 6.14 on."""
-    if error.errno == errno.ENOMEM:
-        return _limit("make an io_uring", error, 0)
-    return from_host("make an io_uring", error)
 
 
 def _limit(what: str, error: OSError, asked: int) -> PinfoldError:
@@ -60,5 +74,6 @@ def _limit(what: str, error: OSError, asked: int) -> PinfoldError:
         available=left if asked > left else None,  # else others hold it
         limit=limit,
         holder=f"this process has {human_size(held)} pinned" if held else None,
-        remedy=_REMEDY,
+        remedy="raise RLIMIT_MEMLOCK (ulimit -l, LimitMEMLOCK=), grant CAP_IPC_LOCK, or unpin "
+        "something",
     )
