@@ -20,7 +20,7 @@ from pinfold.host.abi_uring import (
 from pinfold.host.uring import Ring
 from pinfold.testing import FailNth, HostCalls, HostState
 from pinfold.units import PAGE_SIZE, HostVa
-from tests.host.rings import PAGES, SIZE, done, gone, needs_ring, pinned, requests
+from tests.host.rings import PAGES, SIZE, done, gone, needs_ring, pinned, reaped, requests
 from tests.programs import run
 
 if TYPE_CHECKING:
@@ -33,14 +33,14 @@ def test_a_batch_is_answered_request_by_request(ring: Ring) -> None:
     wanted = requests(5, opcode=IORING_OP_NOP)
     ring.queue(wanted)
     assert (ring.room(), ring.queued()) == (3, 5)
-    assert len(ring.reap()) == 0
+    assert len(reaped(ring)) == 0
     assert ring.submit(5) == 5
     assert (ring.room(), ring.queued()) == (8, 0)
     ring.wait()  # there is something: no call
-    found = ring.reap()
+    found = reaped(ring)
     assert sorted(found["user_data"]) == [0, 1, 2, 3, 4]
     assert not found["res"].any()
-    assert len(ring.reap()) == 0
+    assert len(reaped(ring)) == 0
 
 
 def test_what_is_reaped_is_a_copy(ring: Ring) -> None:
@@ -49,7 +49,7 @@ def test_what_is_reaped_is_a_copy(ring: Ring) -> None:
     for half in (first[:8], first[8:]):
         ring.queue(half)
         ring.submit(8)
-    kept = ring.reap()
+    kept = reaped(ring)
     before = kept.copy()
     later = requests(8, opcode=IORING_OP_NOP)
     later["user_data"] += 1000
@@ -79,7 +79,7 @@ def test_completions_wait_in_the_ring_and_beyond_it(ring: Ring) -> None:
         assert ring.submit() == 8
     seen: list[int] = []
     while len(seen) < 32:
-        found = ring.reap()
+        found = reaped(ring)
         seen += [int(number) for number in found["user_data"]]
         if not len(found):
             ring.wait()
@@ -90,7 +90,7 @@ def test_a_full_ring_takes_as_many_as_it_has_room_for(ring: Ring) -> None:
     ring.queue(requests(8, opcode=IORING_OP_NOP))
     assert (ring.room(), ring.queued()) == (0, 8)
     assert ring.submit(8) == 8
-    assert len(ring.reap()) == 8
+    assert len(reaped(ring)) == 8
 
 
 def test_what_was_not_submitted_can_be_taken_back(ring: Ring) -> None:
@@ -103,7 +103,7 @@ def test_what_was_not_submitted_can_be_taken_back(ring: Ring) -> None:
         wanted["user_data"] += 100 * turn + 50
         assert set(done(ring, wanted)) == set(range(100 * turn + 50, 100 * turn + 53))
     assert ring.submit() == 0
-    assert len(ring.reap()) == 0
+    assert len(reaped(ring)) == 0
 
 
 def test_waiting_for_so_many_makes_a_call_only_where_there_are_fewer(ring: Ring) -> None:
@@ -115,7 +115,7 @@ def test_waiting_for_so_many_makes_a_call_only_where_there_are_fewer(ring: Ring)
     with FailNth(1, errno.EINTR) as seen, pytest.raises(InterruptedError):
         ring.wait(5)
     assert seen.names == ["io_uring_enter"]
-    assert len(ring.reap()) == 4
+    assert len(reaped(ring)) == 4
 
 
 def test_bytes_go_between_a_file_and_a_buffer(ring: Ring, memory: HostVa, file: int) -> None:
@@ -154,11 +154,11 @@ def test_what_is_in_flight_keeps_its_pages_when_the_slot_is_cleared(
     ring.queue(wait)
     assert ring.submit() == 1
     assert ring.clear(0, 1) == 1
-    assert len(ring.reap()) == 0
+    assert len(reaped(ring)) == 0
     assert pinned() == before + PAGE_SIZE
     os.write(writer, b"late")
     ring.wait()
-    assert int(ring.reap()[0]["res"]) == 4
+    assert int(reaped(ring)[0]["res"]) == 4
     assert bytes(calls.buffer_at(memory, 4)) == b"late"
     assert gone(before)
     os.close(reader)
@@ -190,7 +190,7 @@ def test_a_wait_hears_a_signal() -> None:
             heard.append(errno.errorcode[error.errno])
         signal.setitimer(signal.ITIMER_REAL, 0)
         os.write(writer, b"x")
-        while not len(found := ring.reap()):
+        while not len(found := ring.completed()):
             ring.wait()
         print(json.dumps([sorted(set(heard)), int(found[0]["res"])]))
         ring.close()
@@ -244,7 +244,7 @@ def test_a_refused_call_changes_nothing(
         act(ring, memory)
     assert (seen.names, pinned(), ring.queued()) == ([call], before, 2)
     assert ring.submit(2) == 2
-    assert len(ring.reap()) == 2
+    assert len(reaped(ring)) == 2
     assert ring.put(0, memory, PAGE_SIZE, MAX_BUFFER) == 1
     assert ring.clear(0, 1) == 1
 

@@ -7,7 +7,7 @@
 # order. Elsewhere the system call in between orders them: entries are published by `enter`, which
 # follows, and are looked for after one.
 #
-# One caller at a time to `submit`, one to `reap`, one to the table; they may be three.
+# One caller at a time to `submit`, one to what has completed, one to the table; they may be three.
 #
 # Source: io_uring_setup(2), io_uring_enter(2), io_uring_register(2).
 from __future__ import annotations
@@ -221,16 +221,19 @@ class Ring:
         if int(self._cq_tail[0]) - int(self._cq_head[0]) & 0xFFFFFFFF < count:
             enter(self.fd, 0, count)
 
-    def reap(self) -> NDArray[Any]:
-        """The completions that are there, an array of `CQE`; they are taken off the ring."""
+    def completed(self) -> NDArray[Any]:
+        """The completions that are there, an array of `CQE`. They stay until they are `seen`."""
         head, tail = int(self._cq_head[0]), int(self._cq_tail[0])
-        count = tail - head & 0xFFFFFFFF
         at = head & self._cq_mask
-        found = np.concatenate((self._cqes[at : at + count], self._cqes[:0]))
-        if at + count > len(self._cqes):
-            found = np.concatenate((self._cqes[at:], self._cqes[: at + count - len(self._cqes)]))
-        self._cq_head[0] = tail
-        return found
+        end = at + (tail - head & 0xFFFFFFFF)
+        size = len(self._cqes)
+        if end <= size:
+            return self._cqes[at:end].copy()
+        return np.concatenate((self._cqes[at:], self._cqes[: end - size]))
+
+    def seen(self, count: int) -> None:
+        """Take the first ``count`` completions off the ring: the kernel may reuse their entries."""
+        self._cq_head[0] = int(self._cq_head[0]) + count & 0xFFFFFFFF
 
     def close(self) -> None:
         """Unmap the rings and close the descriptor. The kernel lets every buffer go a moment later.

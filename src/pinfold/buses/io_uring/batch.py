@@ -146,15 +146,15 @@ class Batch:
 
     def stale(self, table: Table) -> bool:
         """True when `prepare` has to be called before more is given."""
-        return self._version != table.version or self.taken == len(self.entries)
+        return self._version != table.version or self.taken >= len(self.entries)
 
     def prepare(self, table: Table) -> NDArray[np.int64]:
         """Make entries for the next requests that wait, if there are any.
 
         Returns: those among them that the kernel would not know to refuse; they have no entries.
         """
-        self._version = table.version
-        self.taken = 0
+        # Broken off anywhere, it is as if it had not been: the old entries must not be given again.
+        self._version = _NEVER
         chosen: NDArray[np.int64]
         while True:
             chosen = (self.results[self._low : self._low + _AT_ONCE] == WAITING).nonzero()[0]
@@ -163,12 +163,15 @@ class Batch:
             self._low += _AT_ONCE
         chosen += self._low
         unfit = self._unfit(table, chosen)
+        stopped = chosen[:0]
         if unfit.any():
-            self.chosen, stopped = chosen[~unfit], chosen[unfit]
-        else:
-            self.chosen, stopped = chosen, chosen[:0]
-        self.entries = self._entries(table, self.chosen)
+            chosen, stopped = chosen[~unfit], chosen[unfit]
+        self._prepared(table, chosen, self._entries(table, chosen))
         return stopped
+
+    def _prepared(self, table: Table, chosen: NDArray[np.int64], entries: NDArray[Any]) -> None:
+        self.chosen, self.entries, self.taken = chosen, entries, 0
+        self._version = table.version  # last: see `prepare`
 
     def _unfit(self, table: Table, chosen: NDArray[np.int64]) -> NDArray[np.bool_]:
         allowed = table.perms_of(self.slots[chosen])
@@ -232,8 +235,16 @@ class Batch:
 
     def uses(self, slot: int, slots: int) -> bool:
         """True while a request to one of these slots is under way."""
-        given = self.results == GIVEN
-        return bool((given & (self.slots >= slot) & (self.slots < slot + slots)).any())
+        return bool((self._to(slot, slots) & (self.results == GIVEN)).any())
+
+    def waiting_for(self, slot: int, slots: int) -> NDArray[np.int64]:
+        """The requests to these slots that the kernel was not given."""
+        found: NDArray[np.int64] = np.flatnonzero(self._to(slot, slots) & (self.results == WAITING))
+        return found
+
+    def _to(self, slot: int, slots: int) -> NDArray[np.bool_]:
+        found: NDArray[np.bool_] = (self.slots >= slot) & (self.slots < slot + slots)
+        return found
 
     # Afterwards ---------------------------------------------------------------------------------
 
@@ -271,11 +282,11 @@ class Sync(Batch):
 
     def prepare(self, table: Table) -> NDArray[np.int64]:
         """See `Batch.prepare`; it has nothing to do with the table."""
-        self._version = table.version
-        self.taken = 0
-        self.chosen = self.waiting()
-        self.entries = np.zeros(len(self.chosen), dtype=SQE)
-        self.entries["opcode"] = IORING_OP_FSYNC
-        self.entries["fd"] = self.file.plain
-        self.entries["user_data"] = self.first
-        return self.chosen[:0]
+        self._version = _NEVER
+        chosen = self.waiting()
+        entries = np.zeros(len(chosen), dtype=SQE)
+        entries["opcode"] = IORING_OP_FSYNC
+        entries["fd"] = self.file.plain
+        entries["user_data"] = self.first
+        self._prepared(table, chosen, entries)
+        return chosen[:0]

@@ -1,8 +1,10 @@
 # A file as the device of a ring: opened twice where its file system takes direct I/O, once with the
 # page cache and once past it. Each request goes past it where its address, size and offset allow.
 #
-# Both kinds may meet in one file: Linux writes dirty pages back before a direct read, and drops
-# cached ones after a direct write.
+# Both kinds may meet in one file, but never in one page of it: past the page cache go whole pages
+# only, whatever less the file system would take. Linux keeps the two apart by writing back and
+# dropping pages, which does not hold while both write to one page at once: the cached page brings
+# back the old bytes of the other part (seen on ext4, Linux 6.18: stale bytes, then EIO of a sync).
 from __future__ import annotations
 
 import os
@@ -112,7 +114,8 @@ class OpenFile:
         """By which descriptor each request goes."""
         if self._direct is None:
             return self._plain
-        memory, offset = np.uint64(self.memory_alignment - 1), np.uint64(self.offset_alignment - 1)
+        memory = np.uint64(self.memory_alignment - 1)
+        offset = np.uint64(max(self.offset_alignment, PAGE_SIZE) - 1)  # see the top
         plain = (addresses & memory) | ((sizes | offsets) & offset)
         if not plain.any():
             return self._direct

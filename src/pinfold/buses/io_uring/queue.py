@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from pinfold.buses.io_uring.batch import Batch, Sync
+from pinfold.buses.io_uring.batch import GIVEN, Batch, Sync
 from pinfold.errors import BadState, HostError
 from pinfold.faults import FaultReason
 from pinfold.memory.hosterrors import from_host
@@ -147,6 +147,15 @@ class Queue:
             self._begin(batch)
         self.finish(batch)
         return int(batch.results[0])
+
+    def stop_waiting(self, grant: UringGrant) -> None:
+        """End what names the grant and was not given to the kernel: its address is about to be free
+        for another grant. Called with the lock held."""
+        for batch in self._live:
+            chosen = batch.waiting_for(grant.slot, grant.slots)
+            if len(chosen):
+                self._stop(batch, chosen)
+        self._keep_live()
 
     def drain(self, grant: UringGrant) -> None:
         """Wait until no request that names the grant is under way. Raises HostError."""
@@ -281,13 +290,15 @@ class Queue:
             with self._reaping:
                 if self.closed or done():  # another thread has taken it meanwhile
                     return
-                found = self._ring.reap()
+                found = self._ring.completed()
                 if not len(found):
                     self._wait(enough)
-                    found = self._ring.reap()
+                    found = self._ring.completed()
                 if len(found):
                     with self.lock:
                         self._account(found)
+                    # Not before: what is counted twice, because this was broken off, counts once.
+                    self._ring.seen(len(found))
         finally:
             with self.lock:
                 self._waiters -= 1
@@ -306,7 +317,6 @@ class Queue:
     # With both ----------------------------------------------------------------------------------
 
     def _account(self, found: NDArray[Any]) -> None:
-        self._under_way -= len(found)
         sequence, results = found["user_data"].astype(np.int64), found["res"]
         if len(self._live) == 1:
             self._came_back(self._live[0], sequence - self._live[0].first, results)
@@ -322,6 +332,12 @@ class Queue:
         self, batch: Batch, chosen: NDArray[np.int64], results: NDArray[np.int32]
     ) -> None:
         """The kernel has ended requests so."""
+        news = batch.results[chosen] == GIVEN
+        if not news.all():
+            chosen, results = chosen[news], results[news]
+            if not len(chosen):
+                return
+        self._under_way -= len(chosen)
         if results.min() < 0 and not isinstance(batch, Sync):
             lost = [
                 at

@@ -210,6 +210,7 @@ class UringSpace:
                 with translated("empty slots"):
                     self._clear(grant.slot, grant.slots)
             self._table.strike(grant)
+            self.queue.stop_waiting(grant)
         self.queue.drain(grant)
         with self.queue.lock:
             if grant.live:
