@@ -246,8 +246,9 @@ class DeviceSpace(Protocol):
     def grant(self, pinned: PinnedRange, perms: int) -> Grant:
         """Let the device reach ``pinned``.
 
-        Postconditions: `pinfold.testing.check_extents`. All or nothing: if this raises, the device
-        can reach no byte of it.
+        Postconditions: `pinfold.testing.check_extents`. All or nothing: if this raises an error of
+        pinfold's, the device can reach no byte of it. Any other exception is taken for an
+        interruption that may have come too late, and the pages stay held.
 
         Raises:
           LimitReached: no address space, or no grant, is left; or a limit of the host's objects.

@@ -5,8 +5,12 @@
 # `KernelLock.post`, which does it at once when the lock is free, and otherwise leaves it to whoever
 # holds the lock, who does it right after letting go.
 #
-# Order of locks: the kernel's, then a device space's or the physical map's, then a backing's own.
-# Never upward.
+# While a real bus grants or revokes, the lock is not held, since the host may take its time. For
+# the thread that is in there it is as if: `KernelLock.inside`. Its finalisers wait, and its signal
+# handlers are refused, as under the lock.
+#
+# Order of locks: the kernel's, then a bus's, then a device space's or the physical map's, then a
+# backing's own. Never upward.
 from __future__ import annotations
 
 import logging
@@ -15,6 +19,7 @@ import threading
 from collections import deque
 from contextlib import contextmanager
 from functools import partial
+from threading import get_ident
 from typing import TYPE_CHECKING, Any, Protocol
 
 from pinfold.errors import BadState, Unavailable, WrongProcess
@@ -38,22 +43,28 @@ class Work(Protocol):
         """
 
 
+class Reentered(BadState):
+    """A thread that is inside pinfold was made to call it again: by a handler, or a `__del__`."""
+
+
 class KernelLock:
     """A lock whose holder does, on the way out, what finalisers have left."""
 
-    __slots__ = ("_lock", "_outer", "_posted", "_to_tell")
+    __slots__ = ("_inside", "_lock", "_outer", "_posted", "_to_tell")
 
     def __init__(self) -> None:
         # Reentrant, and never entered twice: it knows its owner from the moment it is taken, where
         # a note of ours would be made an instant later, and a signal can come in between.
         self._lock: Any = threading.RLock()
         self._outer: KernelLock | None = None
+        self._inside: set[int] = set()
+        """The threads that are inside without it."""
         self._posted: deque[Work] = deque()
         self._to_tell: deque[Callable[[], None]] = deque()
 
     def __enter__(self) -> None:
-        if self._lock._is_owned():  # noqa: SLF001 - what threading.Condition asks too
-            raise BadState(
+        if self._lock._is_owned() or (self._inside and get_ident() in self._inside):  # noqa: SLF001 - what threading.Condition asks too
+            raise Reentered(
                 "this thread is inside pinfold already: called from a __del__ or a signal handler",
                 remedy="have the handler note what is to be done, and do it outside",
             )
@@ -73,8 +84,22 @@ class KernelLock:
 
     @property
     def held_here(self) -> bool:
-        """True when the calling thread holds it."""
+        """True when the calling thread holds it, or counts as `inside`."""
+        if self._inside and get_ident() in self._inside:
+            return True
         return bool(self._lock._is_owned())  # noqa: SLF001
+
+    @contextmanager
+    def inside(self) -> Iterator[None]:
+        """In the block the calling thread counts as inside, while others may have the lock."""
+        me = get_ident()
+        self._inside.add(me)
+        try:
+            yield
+        finally:
+            self._inside.discard(me)
+            if self._posted:
+                self.settle()
 
     def post(self, work: Work) -> None:
         """Have ``work`` done as soon as the lock allows. Never waits; for finalisers."""
@@ -143,6 +168,7 @@ class KernelLock:
     def lose(self) -> None:
         """In a forked child: from now on every use raises, and nothing is settled."""
         self._lock = LostLock()
+        self._inside.clear()
         self._posted.clear()
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from pinfold import sites
 from pinfold.errors import AccessDenied, InvalidArgs, OutOfRange, WrongType
+from pinfold.memory.hosterrors import noted
 from pinfold.memory.pinned import Anchor, PinnedRange
 from pinfold.objects.completing import completed, granted
 from pinfold.objects.handle import Handle
@@ -89,8 +90,12 @@ class Bti(Handle[BtiObject]):
             try:
                 target = BtiObject(owner, space, name)
                 entry = iommu._entry.process.add(target, BTI_RIGHTS)
-            except BaseException:
-                space.close()
+            except BaseException as error:
+                # A real device may be working from the moment it was attached.
+                with noted("stop the device", error):
+                    space.quiesce()
+                with noted("leave the bus", error):
+                    space.close()
                 raise
             owner.users += 1
             self._open(entry)
@@ -268,11 +273,12 @@ class Bti(Handle[BtiObject]):
         """
         with self._entry.process.kernel.lock:
             bti = self._require(_WRITE)
-            tokens = bti.mark_quarantined()
+            mark = object()
+            tokens = bti.mark_quarantined(mark)
         first: Exception | None = None
         for token in tokens:
             try:
-                bti.unpin_marked(token)
+                bti.unpin_marked(token, mark)
             except Exception as error:
                 first = first or error
         if first is not None:

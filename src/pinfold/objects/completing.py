@@ -11,6 +11,9 @@
 #   granting    the device has a pin on its way: it stays on its bus (`BtiObject.granting`)
 #   leaving     the token is being unpinned: nobody else ends it, and its pages stay counted
 #
+# For the thread that is in there it is as if it had the lock (`KernelLock.inside`): a finaliser
+# waits, and what a signal handler calls is refused. It would find the bus half way.
+#
 #   pin    counts up (lock), pages committed, bus grants, token listed (lock)
 #   unpin  token marked (lock), bus revokes, counts down (lock)
 #
@@ -19,7 +22,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pinfold.errors import InvalidArgs
+from pinfold.errors import InvalidArgs, PinfoldError
+from pinfold.memory.locks import Reentered
 from pinfold.objects.pmt import PMT_RIGHTS, PmtObject
 
 if TYPE_CHECKING:
@@ -117,7 +121,8 @@ def completed(
             raise
         bti.granting += 1
     try:
-        grant = bti.space.grant(pinned, perms)
+        with kernel.lock.inside():
+            grant = bti.space.grant(pinned, perms)
     except BaseException as error:
         with kernel.lock:
             bti.granting -= 1
@@ -129,24 +134,29 @@ def completed(
     with kernel.lock:
         bti.granting -= 1
         token = PmtObject(bti, vmo, pinned, grant, form)
-        bti.pins[token.koid] = token
         try:
             bti.refuse_if_unusable()
             if check is not None:
-                check()
+                check()  # before the token is in the books, where it would find this very pin
+            bti.pins[token.koid] = token
             if count is not None:
                 _check_count(token, count)
             return holder.add(token, PMT_RIGHTS)
         except BaseException:
+            bti.pins[token.koid] = token
             bti.withdraw(token)
             raise
 
 
 def _ungranted(bti: BtiObject, vmo: VmoObject, pinned: PinnedRange, error: BaseException) -> None:
-    """The bus has not granted. Called with the kernel's lock held."""
-    if isinstance(error, Exception):
+    """The bus has raised. Called with the kernel's lock held.
+
+    Only an error of pinfold's is the bus's word that nothing is granted. Any other, whether a
+    Ctrl-C or what a signal handler raised, may have come when the bus had granted: hold the pages.
+    """
+    if isinstance(error, PinfoldError) and not isinstance(error, Reentered):
         bti.let_go(vmo, pinned)
-    else:  # a Ctrl-C may have come after the bus had granted: hold the pages
+    else:
         bti.kernel.leak(bti.owner, pinned)
 
 

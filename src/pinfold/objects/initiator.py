@@ -125,26 +125,26 @@ class BtiObject(KernelObject):
           BadHandle: the handle was closed or replaced meanwhile; nothing was done.
           What the bus or the anchor raises: the pages are held, and the token is STUCK.
         """
-        lock = self.kernel.lock
-        with lock:
-            if entry.object is not token or token.leaving:
-                raise BadHandle("this Pmt was closed meanwhile")
-            token.leaving = True
-            try:
+        mark = object()
+        try:
+            with self.kernel.lock:
+                if entry.object is not token or token.leaving:
+                    raise BadHandle("this Pmt was closed meanwhile")
+                token.leaving = mark
                 entry.close_locked()
                 if token.pinned.anchor is Anchor.NONE:
                     self.withdraw(token)
                     return
-            except BaseException:
-                # Whatever broke it off, RecursionError for one: a token that still holds its pages
-                # is where release_quarantine() finds it. No call is made here.
-                if token.koid in self.pins:
-                    token.leaving = False
-                    if entry.value not in entry.process.handles:  # else nothing happened yet
-                        token.state = PmtState.STUCK
-                        self.quarantined[token.koid] = token
-                raise
-        self.unpin_marked(token)
+        except BaseException:
+            # Whatever broke it off, a RecursionError or what the end of the lock had to tell: a
+            # token that still holds its pages is where release_quarantine() finds it. No call here.
+            if token.leaving is mark and token.koid in self.pins:
+                if entry.value not in entry.process.handles:  # else nothing happened yet
+                    token.state = PmtState.STUCK
+                    self.quarantined[token.koid] = token
+                token.leaving = None
+            raise
+        self.unpin_marked(token, mark)
 
     def unpin_listed(self, addresses: bytes) -> None:
         """End the oldest listed pin that gave exactly these addresses.
@@ -160,20 +160,20 @@ class BtiObject(KernelObject):
             if not self.handle_count:
                 raise BadState(f"{self.owner} was closed meanwhile")
             token = self.listed.oldest(addresses)
-            token.leaving = True
-        try:
-            self.unpin_marked(token)
-        except BaseException:  # as in `unpin`
-            if token.koid in self.pins:
-                token.leaving = False
-            raise
+            token.leaving = mark = object()
+        self.unpin_marked(token, mark)
 
-    def unpin_marked(self, token: PmtObject) -> None:
-        """The rest of an unpin whose token is marked as leaving: the anchor may take its time."""
+    def unpin_marked(self, token: PmtObject, mark: object) -> None:
+        """The rest of an unpin whose token is marked as leaving: the anchor may take its time.
+
+        Args:
+          mark: the caller's. Whoever has it in the token, and nobody else, ends that.
+        """
         try:
             try:
                 if token.pinned.anchor.in_place:  # the host's work: see completing.py
-                    self._end_access(token)
+                    with self.kernel.lock.inside():
+                        self._end_access(token)
                 else:
                     with self.kernel.lock:
                         self._end_access(token)
@@ -185,15 +185,15 @@ class BtiObject(KernelObject):
             with self.kernel.lock:
                 self._finish(token)
         except BaseException:  # as in `unpin`
-            if token.koid in self.pins:
-                token.leaving = False
+            if token.leaving is mark and token.koid in self.pins:
                 token.state = PmtState.STUCK
                 self.quarantined[token.koid] = token
+                token.leaving = None
             raise
 
     def withdraw(self, token: PmtObject) -> None:
         """Revoke, loosen, finish, in one holding of the kernel's lock, which the caller has."""
-        token.leaving = True
+        token.leaving = token.leaving or True
         try:
             self._end_access(token)
             token.pinned.loosen()
@@ -209,7 +209,7 @@ class BtiObject(KernelObject):
 
     def _stick(self, token: PmtObject) -> None:
         """It could not be unpinned: it keeps its pages, where release_quarantine() finds it."""
-        token.leaving = False
+        token.leaving = None
         token.state = PmtState.STUCK
         self.quarantined[token.koid] = token
         if not self.handle_count:
@@ -237,7 +237,7 @@ class BtiObject(KernelObject):
             if not self.handle_count:
                 self.leave_if_idle()
 
-    def mark_quarantined(self) -> list[PmtObject]:
+    def mark_quarantined(self, mark: object) -> list[PmtObject]:
         """The tokens that may be released, marked as leaving: nobody else releases them."""
         # Those, too, that were to go to quarantine and did not get there: a RecursionError may come
         # between the end of the last handle and that.
@@ -248,7 +248,7 @@ class BtiObject(KernelObject):
             and (koid in self.quarantined or not (token.handle_count or koid in self.listed))
         ]
         for token in tokens:
-            token.leaving = True
+            token.leaving = mark
         return tokens
 
     # Quarantine ---------------------------------------------------------------------------------
@@ -326,6 +326,10 @@ class BtiObject(KernelObject):
         for token in self.listed.tokens():
             if token.leaving:  # somebody is unpinning it
                 continue
+            if token.pinned.anchor.in_place and not self.limits.isolates:
+                self.listed.remove(token)  # nobody is shut out: its device may be writing yet
+                self.kernel.leak(self.owner, token.pinned)
+                continue
             try:
                 if token.granted:
                     self.space.revoke(token.grant)
@@ -357,6 +361,12 @@ class BtiObject(KernelObject):
         except Unavailable:  # a finaliser, inside an access of its own thread
             self.space.notify_idle(self.kernel.lock.settle)
             raise
+        except BaseException:  # all of it was tried, and is not tried again
+            self._gone()
+            raise
+        self._gone()
+
+    def _gone(self) -> None:
         self.left = True
         self.kernel.forget(self)
         self.iommu.leave()
@@ -372,7 +382,7 @@ class BtiObject(KernelObject):
             except Unavailable:
                 self.space.notify_idle(self.kernel.lock.settle)
                 raise
-            except Exception as error:  # nobody to raise to: what is granted stays granted and held
+            except Exception as error:  # nobody to raise to; what is granted is taken back below
                 self._warn("%s: the device could not be stopped: %s", self.owner, error)
             self.stopped = True
         self._end_listed()

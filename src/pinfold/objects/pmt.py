@@ -107,8 +107,8 @@ class PmtObject(KernelObject):
         self.state = PmtState.PINNED
         self.granted = True
         """False once the bus has confirmed that the device is shut out."""
-        self.leaving = False
-        """True while somebody unpins it."""
+        self.leaving: object = None
+        """The mark of whoever unpins it; None while nobody does."""
 
     def on_zero_handles(self) -> None:
         """The last handle went away. Unless it was unpinned: quarantine."""
