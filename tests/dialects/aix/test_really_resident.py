@@ -308,6 +308,7 @@ _IN_A_GROUP = """
 import mmap, subprocess, tempfile
 from pathlib import Path
 from pinfold.dialects import aix
+from pinfold.host import process_vm
 from pinfold.units import HostVa
 
 P, PAGES, PINNED = PAGE_SIZE, 16, range(4, 8)
