@@ -19,7 +19,7 @@ pytestmark = pytest.mark.usefixtures("process")
 def test_a_failed_unpin_leaves_the_mark_of_who_releases_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A release begins between the two steps of the failure, on another thread for all they know."""
+    """A release begins between the two steps of the failure, as on another thread."""
     with (
         pf.open_bus("io_uring") as bus,
         bus.initiator(1) as bti,

@@ -133,7 +133,11 @@ def completed(
         raise
     with kernel.lock:
         bti.granting -= 1
-        token = PmtObject(bti, vmo, pinned, grant, form)
+        try:
+            token = PmtObject(bti, vmo, pinned, grant, form)
+        except BaseException:  # no memory for it: nobody can end the grant
+            kernel.leak(bti.owner, pinned)
+            raise
         try:
             bti.refuse_if_unusable()
             if check is not None:

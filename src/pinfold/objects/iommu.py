@@ -42,7 +42,8 @@ _RIGHTS: Final = int(Right.TRANSFER | Right.DUPLICATE | Right.INSPECT)
 _DUPLICATE: Final = int(Right.DUPLICATE)
 _LONGEST_DESCRIPTOR: Final = 4096  # ZX_IOMMU_MAX_DESC_LEN, whatever the size of a page
 _GROUP: Final = "pinfold.buses"
-_BUILT_IN: Final = ("io_uring", "phys", "sim", "stub", "vfio")
+_WITHOUT_ADDRESS: Final = ("io_uring", "phys", "sim", "stub")
+_BUILT_IN: Final = (*_WITHOUT_ADDRESS, "vfio")
 
 _claimed: weakref.WeakSet[Bus] = weakref.WeakSet()
 """The buses that an Iommu will close: each has one."""
@@ -296,6 +297,10 @@ def open_bus(name: str, *, process: Process | None = None, **options: Any) -> Io
         raise WrongType(f"a bus is named by a string, not a {type(name).__name__}")
     kind, colon, address = name.partition(":")
     if colon:
+        if kind in _WITHOUT_ADDRESS:
+            raise InvalidArgs(
+                f"the {kind} bus has no address", asked=name, remedy=f'open_bus("{kind}")'
+            )
         options["address"] = address
     return _opened(kind, process or current_process(), options)
 
