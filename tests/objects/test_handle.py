@@ -281,6 +281,8 @@ def test_unknown_buses_are_told_the_known(kernel: pf.Kernel) -> None:
     assert caught.value.available == "io_uring, phys, sim, stub, vfio"
     with pytest.raises(InvalidArgs, match="sim bus"):
         pf.open_bus("sim", colour="red")
+    with pytest.raises(InvalidArgs, match="has no address"):
+        pf.open_bus("sim:1")
     with pytest.raises(WrongType):
         pf.Iommu(object())  # type: ignore[arg-type]  # the mistake
 
