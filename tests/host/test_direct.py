@@ -60,7 +60,7 @@ def test_reopened_is_the_same_file_and_another_descriptor(tmp_path: Path) -> Non
     os.close(fd)
 
 
-@pytest.mark.parametrize("code", [errno.EINVAL, errno.EOPNOTSUPP, errno.EACCES])
+@pytest.mark.parametrize("code", [errno.EINVAL, errno.EOPNOTSUPP, errno.EACCES, errno.EPERM])
 def test_a_file_system_may_have_no_direct_io(tmp_path: Path, code: int) -> None:
     """Source: open(2): EINVAL is how O_DIRECT is refused."""
     fd = opened(tmp_path / "file")

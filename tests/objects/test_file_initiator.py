@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import gc
 import os
 import subprocess
@@ -13,6 +14,7 @@ import pytest
 
 import pinfold as pf
 from pinfold.errors import (
+    AccessDenied,
     BadHandle,
     BadState,
     DmaFault,
@@ -27,6 +29,7 @@ from pinfold.objects.file_initiator import FileInitiator
 from pinfold.testing import FailFrom, FailNth, HostCalls
 from pinfold.transfers import TRANSFER
 from pinfold.units import GIB, MIB
+from tests.programs import run
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -415,6 +418,122 @@ def test_a_descriptor_stays_the_callers(bus: pf.Iommu, memory: pf.Vmo) -> None:
     os.close(fd)
 
 
+@pytest.mark.parametrize(
+    ("flags", "writable"),
+    [(os.O_RDONLY, True), (os.O_WRONLY, True), (os.O_WRONLY, False), (os.O_PATH, False)],
+)
+def test_a_descriptor_gives_no_more_than_it_is_good_for(
+    bus: pf.Iommu,
+    path: Path,
+    flags: int,
+    writable: bool,  # noqa: FBT001 - pytest passes it by name
+) -> None:
+    """Whatever this process could open itself."""
+    fd = os.open(path, flags)
+    before = len(os.listdir("/proc/self/fd"))
+    with pytest.raises((AccessDenied, InvalidArgs), match="cannot be"):
+        bus.file(fd, writable=writable)
+    assert len(os.listdir("/proc/self/fd")) == before
+    os.close(fd)
+    with pytest.raises(HostError) as caught:
+        bus.file(fd)
+    assert caught.value.errno == errno.EBADF
+
+
+@pytest.mark.parametrize("direct", [None, False])
+def test_a_descriptor_good_for_more_than_is_wanted(
+    bus: pf.Iommu,
+    path: Path,
+    memory: pf.Vmo,
+    direct: bool | None,  # noqa: FBT001 - pytest passes it by name
+) -> None:
+    """Without ``writable`` nothing is written by it; a bad address is a fault all the same."""
+    fd = os.open(path, os.O_RDWR)
+    with bus.file(fd, direct=direct) as file, file.pin(memory, perms=RW) as pmt:
+        start = int(pmt.addrs[0])
+        for inside, size in ((0, PAGE), (5, 7), (0, 0)):
+            with pytest.raises(HostError) as caught:
+                file.write(start + inside, size, at=0)
+            assert caught.value.errno == errno.EBADF
+        outcomes = file.transfer(
+            [(True, start, PAGE, 0), (False, start, PAGE, 0), (True, start - 1, 1, 0)]
+        )
+        assert outcomes.errors.tolist() == [errno.EBADF, 0, errno.EFAULT]
+        assert sorted(outcomes.faults) == [2]
+        assert file.file_statistics().failed == 5
+    assert path.read_bytes() == CONTENT
+    os.close(fd)
+
+
+@pytest.mark.parametrize("flag", [os.O_APPEND, os.O_NONBLOCK, os.O_DIRECT])
+def test_flags_of_a_descriptor_stay_the_callers(
+    bus: pf.Iommu, path: Path, memory: pf.Vmo, flag: int
+) -> None:
+    """With O_APPEND Linux writes at the end, whatever the offset: the file is opened anew. Where
+    that is refused, so is the descriptor."""
+    fd = os.open(path, os.O_RDWR | flag)
+    before = os.listdir("/proc/self/fd")
+    with bus.file(fd, writable=True) as file, file.pin(memory, perms=RW) as pmt:
+        memory.write(b"written")
+        assert file.write(int(pmt.addrs[0]) + 1, 6, at=1) == 6
+        assert file.read(int(pmt.addrs[0]), 7, at=0) == 7
+    assert path.read_bytes() == CONTENT[:1] + b"ritten" + CONTENT[7:]
+    assert fcntl.fcntl(fd, fcntl.F_GETFL) & flag
+    with FailNth(3, errno.EACCES) as plan, pytest.raises(NotSupported, match="anew"):
+        bus.file(fd, writable=True)
+    assert plan.refused == ["open"]
+    assert os.listdir("/proc/self/fd") == before
+    os.close(fd)
+
+
+@pytest.mark.parametrize("code", [errno.EACCES, errno.EPERM, errno.EROFS, errno.ETXTBSY])
+def test_a_file_that_cannot_be_opened_anew_has_no_direct_path(
+    bus: pf.Iommu, path: Path, memory: pf.Vmo, code: int
+) -> None:
+    """Its descriptor is good for everything else."""
+    fd = os.open(path, os.O_RDWR)
+    with FailNth(6, code) as plan, bus.file(fd, writable=True) as file:
+        assert not file.file_statistics().direct
+        with file.pin(memory, perms=RW) as pmt:
+            assert file.read(int(pmt.addrs[0]), memory.size, at=0) == memory.size
+    assert memory.read() == CONTENT
+    assert plan.refused == ["open"]
+    with FailNth(6, code) as plan, pytest.raises(NotSupported, match="anew"):
+        bus.file(fd, direct=True)
+    assert plan.refused == ["open"]
+    os.close(fd)
+
+
+def test_a_file_that_this_process_may_not_open(tmp_path: Path) -> None:
+    """Who opened it, and gave up the right to, has the descriptor still."""
+    path = tmp_path / "secret"
+    path.write_bytes(CONTENT)
+    path.chmod(0o600)
+    found = run(
+        """
+    import pinfold.buses.io_uring, pinfold.objects.file_initiator
+    with pf.open_bus("io_uring") as bus, bus.initiator(1) as bti, pf.Vmo(PAGE_SIZE) as vmo:
+        bti.pin(vmo, perms=pf.Perm.READ).unpin()  # what is imported now need not be readable later
+    fd = os.open(sys.argv[1], os.O_RDWR)
+    os.chmod(sys.argv[1], 0)
+    give_up_privileges()
+    try:
+        opened = os.close(os.open(sys.argv[1], os.O_RDWR))
+    except OSError:
+        opened = False
+    with pf.open_bus("io_uring") as bus, bus.file(fd, writable=True) as file, \\
+            pf.Vmo(PAGE_SIZE) as vmo, file.pin(vmo, perms=pf.Perm.READ | pf.Perm.WRITE) as pmt:
+        at = int(pmt.addrs[0])
+        counts = [file.read(at, PAGE_SIZE, at=0), file.write(at, 100, at=PAGE_SIZE)]
+        same = vmo.read() == os.pread(fd, PAGE_SIZE, 0)
+        direct = file.file_statistics().direct
+    print(json.dumps([opened, counts, same, direct]))
+    """,
+        str(path),
+    )
+    assert found == [False, [PAGE, 100], True, False]
+
+
 def test_direct_where_it_cannot_be(bus: pf.Iommu, path: Path) -> None:
     """Asked for, it is refused by name; else the page cache is used."""
     with FailNth(5, errno.EINVAL) as plan, pytest.raises(NotSupported, match="direct"):
@@ -489,6 +608,11 @@ def test_a_block_device(bus: pf.Iommu, tmp_path: Path, memory: pf.Vmo) -> None:
             start = int(pmt.addrs[0])
             assert file.file_statistics().size == PAGES * PAGE
             assert file.file_statistics().direct
+            with open(disk, "rb") as opened:
+                opened.seek(7)
+                with bus.file(opened.fileno()) as same:
+                    assert same.file_statistics().size == PAGES * PAGE
+                assert opened.tell() == os.lseek(opened.fileno(), 0, os.SEEK_CUR) == 7
             assert file.read(start, memory.size, at=0) == memory.size
             assert memory.read() == CONTENT
             memory.write(b"sector", 512)

@@ -1,17 +1,28 @@
 # Direct I/O: what a file asks of transfers that pass by the page cache, and how it is opened.
 #
-# Source: open(2), O_DIRECT; statx(2), STATX_DIOALIGN, which Linux has from 6.1 on.
+# Source: open(2), O_DIRECT; statx(2), STATX_DIOALIGN, which Linux has from 6.1 on; proc(5).
 from __future__ import annotations
 
 import ctypes
 import errno
 import os
+import sys
 from struct import unpack_from
 from typing import Final
 
 from pinfold.host import calls
 
 STATX_DIOALIGN: Final = 0x2000  # <linux/stat.h>
+BLKGETSIZE64: Final = 0x80081272  # <linux/fs.h>
+_NOT_ANEW: Final = (
+    errno.EACCES,
+    errno.EPERM,
+    errno.EROFS,
+    errno.ETXTBSY,
+    errno.ENOENT,
+    errno.ENXIO,
+)
+"""This process may not open the file, or there is no /proc to find it by."""
 _AT_EMPTY_PATH: Final = 0x1000  # <linux/fcntl.h>
 _STATX_BYTES: Final = 256
 _DIO_ALIGN: Final = 0x98
@@ -45,13 +56,32 @@ def alignment(fd: int) -> tuple[int, int] | None:
 
 
 def reopened(fd: int, access: int) -> int | None:
-    """Another descriptor of the file behind ``fd``, for direct I/O; None where it takes none."""
+    """Another descriptor of the file behind ``fd``, for direct I/O; None where it takes none, or
+    cannot be opened anew."""
     try:
-        return calls.open_file(f"/proc/self/fd/{fd}", access | os.O_DIRECT)
+        return opened_anew(fd, access | os.O_DIRECT)
     except OSError as error:
-        if error.errno in (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOENT, errno.EACCES):
+        if error.errno in (errno.EINVAL, errno.EOPNOTSUPP):
             return None
         raise
+
+
+def opened_anew(fd: int, flags: int) -> int | None:
+    """The file behind ``fd``, opened once more: with flags of its own, where a duplicate shares
+    them. None where this process may not open it. Raises OSError."""
+    try:
+        return calls.open_file(f"/proc/self/fd/{fd}", flags)
+    except OSError as error:
+        if error.errno in _NOT_ANEW:
+            return None
+        raise
+
+
+def disk_size(fd: int) -> int:
+    """ioctl(BLKGETSIZE64): bytes in a block device. It moves no position, as lseek would."""
+    answer = bytearray(8)
+    calls.ioctl(fd, BLKGETSIZE64, answer)
+    return int.from_bytes(answer, sys.byteorder)
 
 
 def set_blocking(fd: int) -> None:

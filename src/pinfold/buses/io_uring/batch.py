@@ -178,6 +178,8 @@ class Batch:
         needed = np.where(self.writes[chosen], _READ, _WRITE)
         # An empty slot permits nothing, and is the kernel's to refuse.
         found: NDArray[np.bool_] = (allowed != 0) & (allowed & needed == 0)
+        if not self.file.writable:  # a descriptor of the caller's may be good for it
+            found |= self.writes[chosen]
         empty = self.sizes[chosen] == 0
         if empty.any():  # the kernel lets no bytes be moved at the very end of a buffer
             addresses = self.addresses[chosen]

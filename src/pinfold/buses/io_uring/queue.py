@@ -262,14 +262,23 @@ class Queue:
             self.failed += len(waiting)
 
     def _stop(self, batch: Batch, chosen: NDArray[np.int64]) -> None:
-        """End what the kernel is not given because of its address."""
+        """End what the kernel is not given: because of its address, or because of its file."""
         batch.end_held(chosen, -errno.EFAULT)
         self.failed += len(chosen)
         try:
             for request in chosen.tolist():
-                self._fault(batch, batch.owner(request))
+                transfer = batch.owner(request)
+                if self._not_writable(batch, transfer):
+                    batch.results[request] = -errno.EBADF
+                else:
+                    self._fault(batch, transfer)
         finally:
             batch.left -= len(chosen)
+
+    def _not_writable(self, batch: Batch, transfer: int) -> bool:
+        """True of a write to a file that is not to be written, from a good address."""
+        forbidden = not batch.file.writable and bool(batch.wanted[transfer]["write"])
+        return forbidden and self._meant(batch, transfer)[1]
 
     def _forget_dropped(self) -> None:
         while self._dropped:
