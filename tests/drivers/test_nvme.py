@@ -301,6 +301,22 @@ def test_a_namespace_that_cannot_be(stage: Stage) -> None:
     assert stage.bti.statistics().pins == stage.bti.statistics().quarantined == 0
 
 
+@pytest.mark.parametrize("namespace", [0, -1, 0xFFFFFFFF, 1 << 32, 1 << 70])
+def test_a_number_that_no_namespace_has(stage: Stage, namespace: int) -> None:
+    """Source: section 6.1: 0 is none, and all ones are every namespace."""
+    with pytest.raises(InvalidArgs) as caught:
+        stage.driver(namespace=namespace)
+    assert (caught.value.asked, caught.value.limit) == (namespace, 0xFFFFFFFE)
+    assert stage.bti.statistics().pins == 0
+
+
+def test_the_last_number_that_a_namespace_can_have(stage: Stage) -> None:
+    """It is the controller that says whether there is one."""
+    with pytest.raises(CommandFailed, match="identify: invalid namespace or format"):
+        stage.driver(namespace=0xFFFFFFFE)
+    assert stage.bti.statistics().pins == 0
+
+
 @pytest.mark.parametrize("depth", [0, -1, 64, 1 << 20])
 def test_a_depth_that_no_queue_has(stage: Stage, depth: int) -> None:
     with pytest.raises(InvalidArgs) as caught:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -15,6 +15,8 @@ from tests.drivers.nvme_stages import BLOCK, CAP_HIGH, CC, REQUESTER, Bad, Stage
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from _typeshed import SupportsLenAndGetItem
 
 P = pf.PAGE_SIZE
 READ, WRITE = pf.Perm.READ, pf.Perm.WRITE
@@ -67,6 +69,27 @@ def test_the_lowest_failure_of_a_transfer_is_told(
         assert found.completed == found.submitted == submitted
         medium.lost = range(0)
         driver.read(pmt, 0, BLOCKS)
+
+
+def test_the_lowest_failure_is_told_even_where_it_comes_last(
+    any_bus: pf.Iommu, medium: Bad
+) -> None:
+    """Not the first that came back."""
+
+    class Backwards(random.Random):
+        def choice(self, seq: SupportsLenAndGetItem[Any]) -> Any:
+            return seq[len(seq) - 1]
+
+    with any_bus.initiator(REQUESTER) as bti:
+        controller = Nvme(bti.master(), medium, step=1, shuffle=Backwards())
+        stage = Stage(any_bus.name, any_bus, bti, controller)
+        with stage.driver() as driver, stage.pinned(BLOCKS * BLOCK) as (_, pmt):
+            medium.lost = range(1500, 2600)
+            with pytest.raises(CommandFailed) as caught:
+                driver.read(pmt, 0, BLOCKS)
+            assert (caught.value.lba, caught.value.blocks) == (1024, 1024)
+            assert driver.statistics().failures == 2
+            medium.lost = range(0)
 
 
 def test_failures_of_submitted_commands_are_records(stage: Stage, medium: Bad) -> None:

@@ -20,9 +20,11 @@ from tests.drivers.nvme_stages import (
     CSTS,
     DOORBELLS,
     ENABLE,
+    FATAL,
     NOTIFY,
     READY,
     REQUESTER,
+    SHUT_DOWN,
     Bad,
     Stage,
     Switched,
@@ -31,6 +33,8 @@ from tests.drivers.nvme_stages import (
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from pinfold.drivers.mmio import Mmio
 
 P = pf.PAGE_SIZE
 BLOCKS = 4096
@@ -48,11 +52,36 @@ def stage(any_bus: pf.Iommu, medium: Bad) -> Iterator[Stage]:
         yield Stage(any_bus.name, any_bus, bti, Nvme(bti.master(), medium))
 
 
+class Orderly(Watched):
+    """Notes the status that the driver has last seen each time that it clears EN."""
+
+    def __init__(self, registers: Mmio) -> None:
+        super().__init__(registers, reading=self.seen, writing=self.configured)
+        self.stopped: list[int] = []
+        self._status = self._enabled = 0
+
+    def seen(self, offset: int, value: int) -> int:
+        if offset == CSTS:
+            self._status = value
+        elif offset == CC:
+            self._enabled = value & ENABLE
+        return value
+
+    def configured(self, offset: int, value: int) -> None:
+        if offset == CC:
+            if self._enabled and not value & ENABLE:
+                self.stopped.append(self._status)
+            self._enabled = value & ENABLE
+
+
 # Starting ----------------------------------------------------------------------------------------
 
 
 def test_a_controller_that_never_becomes_ready(stage: Stage) -> None:
-    """It has been told to stop before its queues are unpinned."""
+    """It may not be told to stop either, so it keeps its queues until it is reset.
+
+    Source: section 3.1.5: clearing EN while RDY is clear has undefined results.
+    """
     seen: list[tuple[int, int]] = []
 
     def writing(offset: int, value: int) -> None:
@@ -64,10 +93,48 @@ def test_a_controller_that_never_becomes_ready(stage: Stage) -> None:
         reading=lambda offset, value: value & ~READY if offset == CSTS else value,
         writing=writing,
     )
-    with pytest.raises(DeviceTimeout, match=r"becoming ready, .* 0.5 s at most: not done after 5"):
+    with pytest.raises(DeviceTimeout, match="before which the controller cannot") as caught:
         stage.driver(registers, polls=5)
-    assert seen == [(0, 1), (1, 1), (0, 1)]
+    assert "asks 0.5 s at most: not done after 5 polls" in str(caught.value.__context__)
+    assert seen == [(0, 1), (1, 1)]
+    found = stage.bti.statistics()
+    assert (found.pins, found.quarantined) == (1, 1)
+    assert isinstance(stage.registers, Nvme)
+    stage.registers.reset()
+    assert stage.bti.release_quarantine() == 1
     assert stage.clean
+
+
+def test_a_controller_that_becomes_ready_too_late(any_bus: pf.Iommu, medium: Bad) -> None:
+    """It is stopped once it is ready, not before, and everything is given back."""
+    with any_bus.initiator(REQUESTER) as bti:
+        stage = Stage(any_bus.name, any_bus, bti, Nvme(bti.master(), medium, latency=9))
+        registers = Orderly(stage.registers)
+        with pytest.raises(DeviceTimeout, match=r"becoming ready, for which .* after 5 polls"):
+            stage.driver(registers, polls=5)
+        assert registers.stopped == [READY]
+        assert stage.clean
+        with stage.driver(registers, polls=50) as driver:
+            driver.flush()
+
+
+def test_a_controller_that_somebody_else_has_begun_to_start(any_bus: pf.Iommu, medium: Bad) -> None:
+    """Killed in the middle, say. Its queues are nowhere, so it fails; that ends the wait as well.
+
+    Source: section 9.5: after a fatal status the controller is reset.
+    """
+    with any_bus.initiator(REQUESTER) as bti:
+        stage = Stage(any_bus.name, any_bus, bti, Nvme(bti.master(), medium, latency=9))
+        stage.registers.write32(CC, ENABLE)
+        registers = Orderly(stage.registers)
+        with pytest.raises(DeviceTimeout, match="becoming ready, before which"):
+            stage.driver(registers, polls=2)
+        assert not registers.stopped
+        assert stage.clean
+        with stage.driver(registers, polls=50) as driver:
+            assert registers.stopped == [FATAL]
+            driver.flush()
+    assert registers.stopped == [FATAL, READY | SHUT_DOWN]
 
 
 def test_a_controller_that_does_not_like_its_queues(stage: Stage) -> None:
@@ -149,6 +216,20 @@ def test_a_read_that_is_late(stage: Stage) -> None:
     driver.close()
 
 
+def test_a_late_read_into_other_memory_is_not_waited_for(stage: Stage) -> None:
+    """It does not reach the driver's own; and the next doorbell rings for both."""
+    registers = Switched(stage)
+    with stage.driver(registers, polls=20) as driver, stage.pinned(P) as (_, pmt):
+        driver.store(0, b"late" * (BLOCK // 4))
+        registers.held = True
+        with pytest.raises(DeviceTimeout, match="a read: not done"):
+            driver.read(pmt, 0, 1)
+        registers.held = False
+        assert driver.load(0, 1) == b"late" * (BLOCK // 4)
+        assert driver.reap() == []
+        assert driver.statistics().outstanding == 0
+
+
 def test_completions_that_are_late_are_not_lost(stage: Stage) -> None:
     registers = Switched(stage)
     with stage.driver(registers, polls=5) as driver, stage.pinned(P) as (_, pmt):
@@ -214,14 +295,15 @@ def test_close_notifies_disables_and_only_then_unpins(stage: Stage, medium: Bad)
     assert steps == [
         ("status", READY, 1),
         ("configuration", ENABLE | NOTIFY, 1),
-        ("status", READY | 0x8, 1),
+        ("status", READY | SHUT_DOWN, 1),
+        ("status", READY | SHUT_DOWN, 1),
         ("configuration", 0, 1),
         ("status", 0, 1),
     ]
     assert stage.clean
     assert medium.flushes == 1
     driver.close()
-    assert len(steps) == 5
+    assert len(steps) == 6
 
 
 def test_a_controller_that_does_not_stop_keeps_its_memory(stage: Stage) -> None:

@@ -33,6 +33,8 @@ CONTROLLER: Final = 0x01
 """CNS of Identify, section 5.15.1."""
 NUMBER_OF_QUEUES: Final = 0x07
 """A feature, section 5.21.1.7."""
+LAST_NAMESPACE: Final = 0xFFFFFFFE
+"""0 is no namespace, and the number above this one is all of them (section 6.1)."""
 MOST_BLOCKS: Final = 1 << 16
 """In one command: NLB has 16 bits and counts from 0 (section 6.9)."""
 CONTIGUOUS: Final = 0x1

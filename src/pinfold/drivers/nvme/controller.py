@@ -162,12 +162,20 @@ class Controller:
     def disable(self) -> None:
         """Stop it: on return it reaches no memory (section 7.3.2, Controller Level Reset).
 
+        One that is starting is waited for: what comes of clearing EN before RDY is set is undefined
+        (section 3.1.5). A fatal status may come in its place, and then it is the remedy (section
+        9.5).
+
         Raises:
-          DeviceTimeout: it stays ready.
+          DeviceTimeout: it does not become ready, and was not told to stop; or it stays ready.
           DeviceFailed: it is gone.
         """
         configuration = self._registers.read32(_CC)
         if configuration & _ENABLE:
+            self._until(
+                lambda: bool(read_present(self._registers, _CSTS) & (_READY | _FATAL)),
+                "becoming ready, before which the controller cannot be stopped",
+            )
             self._registers.write32(_CC, configuration & ~(_ENABLE | _SHN_MASK))
         self._until(
             lambda: not read_present(self._registers, _CSTS) & _READY, "stopping the controller"

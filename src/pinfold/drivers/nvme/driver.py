@@ -42,7 +42,7 @@ class NvmeDriver(Started):
     Args:
       registers: the controller's BAR 0.
       bti: its authority to reach memory; the driver's own memory is pinned through it.
-      namespace: which one.
+      namespace: which one, 1 to 2^32 - 2.
       depth: commands outstanding at once, 1 to as many as keep a queue within a page (63 where a
         page is 4 KiB). A controller with shorter queues makes it fewer: see `statistics`.
       polls: how often to look for the end of anything.
@@ -53,17 +53,18 @@ class NvmeDriver(Started):
       namespace: a `NamespaceInfo`.
 
     Raises:
-      InvalidArgs: ``depth`` is not as above.
+      InvalidArgs: ``namespace`` or ``depth`` is not as above.
       NotSupported: the controller's smallest page is larger than the host's, it has no NVM command
         set, or the namespace's blocks carry metadata.
       NotFound: the namespace is not active. CommandFailed: there can be none of that number, or
         the controller refused another step of its start.
-      DeviceTimeout: the controller does not become ready, or does not answer.
+      DeviceTimeout: the controller does not become ready, does not answer, or does not stop.
       DeviceFailed: it reports a fatal status, or is gone.
       What `Bti.pin` raises.
 
-    After an error the controller is disabled and nothing stays pinned; where it does not stop, what
-    was pinned is in the Bti's quarantine.
+    After an error the controller is disabled and nothing stays pinned. One that does not stop, or
+    that does not become ready and so may not be stopped, keeps what was pinned, in the Bti's
+    quarantine: reset the device, then `Bti.release_quarantine`.
     """
 
     def __init__(
@@ -99,7 +100,7 @@ class NvmeDriver(Started):
           CommandFailed: the controller reports an error, the one with the lowest LBA (``.lba``,
             ``.blocks``). Other commands of this call may have been carried out; none is under way.
           DeviceTimeout: it did not finish. The pin is still the device's: `close` this driver
-            before you unpin.
+            before you unpin. So after anything else that interrupts this call, Ctrl-C say.
           DeviceFailed: it reports a fatal status, or is gone; as before.
           BadState: this driver is closed.
 
@@ -161,14 +162,14 @@ class NvmeDriver(Started):
             yield first, min(most, lba + blocks - first)
 
     def _own_scratch(self) -> None:
-        """Wait for what an earlier call gave up on: it may still move into the scratch."""
+        """Wait for what an earlier call gave up on: it may still move bytes of the scratch."""
         self._refuse_if_closed()
-        if not self._requests.forgotten:
+        if not self._requests.uses(self._pin):
             return
 
         def quiet() -> bool:
             self._requests.collect()
-            return not self._requests.forgotten
+            return not self._requests.uses(self._pin)
 
         self._until(quiet, "an earlier transfer")
 
@@ -194,8 +195,8 @@ class NvmeDriver(Started):
             """Take what is ours of what has completed; True when there was any."""
             requests.collect()
             ours = pending & requests.done.keys()
-            pending.difference_update(ours)
             found = [requests.done.pop(ticket) for ticket in ours]
+            pending.difference_update(ours)
             failed.extend(done.error for done in found if done.error is not None)
             return bool(ours)
 
@@ -210,7 +211,9 @@ class NvmeDriver(Started):
                     self._until(room, "room in the queue")
                 if failed:
                     break
-                pending.add(requests.issue(request))
+                ticket = requests.draw()
+                pending.add(ticket)  # before it is under way: see the top of `requests`
+                requests.issue(ticket, request)
             while pending:
                 self._until(settle, f"a {commands.IO_NAMES[request.opcode]}")
         except BaseException:
@@ -249,7 +252,7 @@ class NvmeDriver(Started):
         Raises: LimitReached, DeviceFailed, BadState: as `submit_read`.
         """
         self._make_room()
-        return self._requests.issue(Request(commands.FLUSH))
+        return self._issue(Request(commands.FLUSH))
 
     def reap(self, minimum: int = 0) -> list[Completion]:
         """What has completed since the last time, in the order of completion.
@@ -264,7 +267,7 @@ class NvmeDriver(Started):
         """
         self._refuse_if_closed()
         requests = self._requests
-        there = len(requests.done) + len(requests) - requests.forgotten
+        there = len(requests.done) + requests.awaited
         if not 0 <= minimum <= there:
             raise InvalidArgs("not so many are outstanding", asked=minimum, available=there)
 
@@ -291,7 +294,13 @@ class NvmeDriver(Started):
                 limit=self._requests.max_transfer,
                 remedy="submit it in parts, or use read() and write(), which do",
             )
-        return self._requests.issue(Request(opcode, lba, blocks, pmt, offset))
+        return self._issue(Request(opcode, lba, blocks, pmt, offset))
+
+    def _issue(self, request: Request) -> int:
+        """Submit one command, which `reap` will tell of; its ticket."""
+        ticket = self._requests.draw()
+        self._requests.issue(ticket, request)
+        return ticket
 
     def _make_room(self) -> None:
         self._refuse_if_closed()

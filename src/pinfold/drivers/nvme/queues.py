@@ -23,6 +23,8 @@ from typing import TYPE_CHECKING, Final, Generic, NamedTuple, TypeVar
 from pinfold.drivers.mmio import DeviceFailed
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from pinfold.drivers.nvme.controller import Controller
     from pinfold.objects.vmo import Vmo
 
@@ -89,6 +91,11 @@ class QueuePair(Generic[Note]):
         return not self._free
 
     @property
+    def notes(self) -> Collection[Note]:
+        """Of the commands that were submitted and have not completed."""
+        return self._outstanding.values()
+
+    @property
     def next_identifier(self) -> int:
         """The one that `submit` will use. The queue is not full."""
         return self._free[-1]
@@ -113,7 +120,11 @@ class QueuePair(Generic[Note]):
             0,
         )
         self._memory.write(entry, self._submission + self._tail * COMMAND.size)
-        self._outstanding[self._free.pop()] = note
+        # Noted before the doorbell: whatever is raised from here on, the command counts as one that
+        # the controller has. At worst it is waited for without having been rung for, until the next
+        # doorbell is.
+        self._outstanding[identifier] = note
+        del self._free[-1]
         self._tail = (self._tail + 1) % self._entries
         self._controller.ring_submission(self._number, self._tail)  # after the entry: see the top
 

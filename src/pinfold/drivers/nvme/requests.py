@@ -5,6 +5,10 @@
 #
 # A PRP list is in memory before its command is submitted, in a page that goes with the command's
 # identifier: so no list is overwritten while its command is outstanding.
+#
+# A ticket is drawn, THEN noted by whoever is to wait, THEN the command is submitted. Swapped, an
+# exception just after the doorbell (Ctrl-C, say) would leave a command that nobody knows to be
+# under way, and that would move bytes into memory which has gone on to other uses.
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
@@ -75,6 +79,7 @@ class Requests:
         self.done: dict[int, Completion] = {}
         """Completed, and not asked for yet, in the order of completion."""
         self._forgotten: set[int] = set()
+        self._drawn = 0
         self.submitted = self.completed = self.failures = 0
         self.moved = {commands.READ: 0, commands.WRITE: 0, commands.FLUSH: 0}
         """Bytes, by opcode."""
@@ -89,16 +94,27 @@ class Requests:
         return self._queue.full
 
     @property
-    def forgotten(self) -> int:
-        """How many of them nobody will ask about."""
-        return len(self._forgotten)
+    def awaited(self) -> int:
+        """How many of them somebody will ask about."""
+        return sum(note.ticket not in self._forgotten for note in self._queue.notes)
+
+    def uses(self, pmt: Pmt) -> bool:
+        """True while one of them moves bytes of this pin, whoever waits for it, or nobody."""
+        return any(note.request.pmt is pmt for note in self._queue.notes)
 
     def forget(self, tickets: set[int]) -> None:
-        """Nobody will ask about these, which are with the controller."""
+        """Nobody will ask about these: with the controller, back from it, or never issued."""
         self._forgotten |= tickets
+        for ticket in tickets:
+            self.done.pop(ticket, None)
 
-    def issue(self, request: Request) -> int:
-        """Submit one command, for which there is room; its ticket."""
+    def draw(self) -> int:
+        """The ticket of a command that is to be issued."""
+        self._drawn += 1
+        return self._drawn
+
+    def issue(self, ticket: int, request: Request) -> None:
+        """Submit one command, for which there is room."""
         first = second = 0
         if request.pmt is not None:
             size = request.blocks * self._namespace.block_size
@@ -120,8 +136,7 @@ class Requests:
             request.lba >> 32,
             max(request.blocks - 1, 0),  # NLB, which counts from 0
         )
-        self._queue.submit(command, Note(self.submitted, request))
-        return self.submitted
+        self._queue.submit(command, Note(ticket, request))
 
     def collect(self) -> None:
         """Take in what has completed; where nothing has, see whether the controller is well.

@@ -14,6 +14,7 @@
 # Bti's quarantine.
 from __future__ import annotations
 
+from operator import index
 from typing import TYPE_CHECKING, Any, Final
 
 from pinfold.drivers.driver import Driver
@@ -77,6 +78,11 @@ class Started(Driver):
         deepest = page // COMMAND.size - 1
         if not 1 <= depth <= deepest:
             raise InvalidArgs("no such depth", asked=depth, limit=deepest)
+        namespace = index(namespace)
+        if not 1 <= namespace <= commands.LAST_NAMESPACE:
+            raise InvalidArgs(
+                "no namespace has such a number", asked=namespace, limit=commands.LAST_NAMESPACE
+            )
         self._entries = min(depth + 1, can.max_entries)
         # Whoever had it before us may have left it running (section 7.6.1, the first step).
         self._controller.disable()
@@ -185,7 +191,8 @@ class Started(Driver):
         reaches no memory, and the caller's pins can be unpinned. Twice is once.
 
         Raises:
-          DeviceTimeout: the controller did not stop; the memory is in the Bti's quarantine then:
+          DeviceTimeout: the controller did not stop, or has not become ready and so may not be
+            stopped; the memory is in the Bti's quarantine then:
             reset the device, then `Bti.release_quarantine`. Or it stopped without confirming its
             shutdown: all is given back, but what it cached may be lost.
           DeviceFailed: it is gone; the memory is in quarantine.
