@@ -89,6 +89,27 @@ def test_the_contract_does_not_pass_a_bus_that_supports_nothing() -> None:
         check_bus(lambda _: Useless())
 
 
+def test_the_contract_does_not_pass_a_bus_that_only_says_it_isolates() -> None:
+    """NotSupported is no way out of a promise that its limits make; it was, and nobody was told."""
+
+    class Evasive(SimBus):
+        def attach(self, initiator: int, *, address_bits: int = 64) -> SimSpace:
+            space: Any = super().attach(initiator, address_bits=address_bits)
+            translate = space.translate
+
+            def evaded(address: int, size: int, access: int) -> Any:
+                try:
+                    return translate(address, size, access)
+                except DmaFault as fault:
+                    raise NotSupported("this bus stops nothing") from fault
+
+            space.translate = evaded
+            return cast("SimSpace", space)
+
+    with pytest.raises(NotSupported, match="stops nothing"):
+        check_bus(lambda _: Evasive())
+
+
 @pytest.mark.parametrize(
     ("extents", "complaint"),
     [
