@@ -5,7 +5,9 @@ from __future__ import annotations
 import errno
 import gc
 import os
+import threading
 import warnings
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -482,6 +484,39 @@ def test_a_bus_closes_everything_whatever_is_refused(vmo: pf.Vmo) -> None:
     assert vmo.pin_count() == 0
     while pinned():  # a ring that is closed lets go of its buffers a moment later
         os.sched_yield()
+
+
+@pytest.mark.parametrize("name", ["live_grants", "end"])
+def test_the_bus_is_not_locked_while_a_device_is_waited_for(
+    bus: pf.Iommu, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Source: the module, locks. A thread inside a device may run a finaliser that wants the bus's;
+    whoever has that and waits for the device would wait for ever."""
+    real = uring(bus)
+    space = real.attach(1)
+    asked, answer = threading.Event(), threading.Event()
+    found: list[bool] = []
+    done = getattr(space, name)
+
+    def waiting() -> object:
+        asked.set()
+        found.append(answer.wait(20))
+        result: object = done()
+        return result
+
+    monkeypatch.setattr(space, name, waiting)
+    act = real.statistics if name == "live_grants" else partial(real.detach, space)
+    thread = threading.Thread(target=act)
+    thread.start()
+    asked.wait()
+    other = real.attach(2)  # and this is the finaliser
+    real.detach(other)
+    answer.set()
+    thread.join()
+    assert found == [True]
+    if name == "live_grants":
+        real.detach(space)
+    assert real.statistics().devices == 0
 
 
 # A registration that is refused -------------------------------------------------------------------

@@ -12,6 +12,10 @@
 #               a shared mapping of a file on most file systems
 #   the limit   RLIMIT_MEMLOCK is counted over all processes of a user, without CAP_IPC_LOCK
 #
+# Locks: the bus's, which is for its books, comes last: whoever has it takes no other, neither a
+# device's nor the kernel's. A thread that is inside a device may run a finaliser there, which has
+# another device leave the bus.
+#
 # Source: io_uring_setup(2), io_uring_register(2), io_uring_enter(2).
 from __future__ import annotations
 
@@ -30,7 +34,7 @@ from pinfold.buses.io_uring.table import LONGEST_SHIFT, SLOTS
 from pinfold.errors import InvalidArgs
 from pinfold.host import probe
 from pinfold.host.uring import Ring
-from pinfold.memory.hosterrors import each_tried, translated
+from pinfold.memory.hosterrors import each_tried, noted, translated
 from pinfold.memory.locks import refuse_inside
 from pinfold.units import PAGE_SIZE, ByteRange, is_power_of_two
 
@@ -101,6 +105,7 @@ class UringBus:
         """Numbers for grants."""
         self._file_numbers = count(_FIRST_FILE)
         self._lock = threading.RLock()
+        """For the devices and their users; see the top."""
 
     @property
     def name(self) -> str:
@@ -144,31 +149,36 @@ class UringBus:
         wanted = self._depth if depth is None else _checked(depth)
         opened = OpenFile(path, writable=writable, direct=direct)
         try:
-            with self._lock:
-                number = next(self._file_numbers)
-                space = UringSpace(self, number, 64, depth=wanted, file=opened)
-                self._spaces[number] = space
-                space.users += 1
-                return space
-        except BaseException:
-            opened.close()
+            number = next(self._file_numbers)
+            space = UringSpace(self, number, 64, depth=wanted, file=opened)
+        except BaseException as error:
+            with noted("close the file", error):
+                opened.close()
             raise
+        with self._lock:
+            self._spaces[number] = space
+            space.users += 1
+        return space
 
     def detach(self, space: UringSpace) -> None:
         """One user of a device is done. Raises `Unavailable` in a finaliser inside `attach`."""
         refuse_inside(self._lock)
         with self._lock:
             space.users -= 1
-            if not space.users and not space.live_grants():
+            ends = not space.users and not space.has_grants
+            if ends:
                 self._spaces.pop(space.initiator, None)
-                space.end()
+        if ends:
+            space.end()
 
     def statistics(self) -> UringStatistics:
         """The bus and its limit as a frozen record. Raises HostError."""
-        with self._lock, translated("look at the limits"):
-            grants = [grant for space in self._spaces.values() for grant in space.live_grants()]
+        with self._lock:
+            spaces = list(self._spaces.values())
+        grants = [grant for space in spaces for grant in space.live_grants()]
+        with translated("look at the limits"):
             return UringStatistics(
-                devices=len(self._spaces),
+                devices=len(spaces),
                 grants=len(grants),
                 granted_bytes=sum(grant.pinned.size for grant in grants),
                 pinned=probe.process_memory().pinned,

@@ -218,6 +218,11 @@ class UringSpace:
                 self._table.space.remove(grant.start)
                 self.diagnosis.forget(grant)
 
+    @property
+    def has_grants(self) -> bool:
+        """True while there is one; for the bus, without the queue's lock."""
+        return len(self._table.space.blocks) > 0
+
     def live_grants(self) -> list[Grant]:
         """The grants that are live, by address."""
         with self.queue.lock:
