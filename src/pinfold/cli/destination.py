@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Self
 
 from pinfold.errors import NoSpace
-from pinfold.host import calls
+from pinfold.host import calls, probe
 from pinfold.memory.hosterrors import from_host, noted, translated
 from pinfold.units import human_size
 
@@ -64,16 +64,19 @@ def place_for(source: str, found: os.stat_result, target: str) -> Place:
     path = os.path.join(target, os.path.basename(source)) if os.path.isdir(target) else target
     if path.endswith("/") or not path:
         raise Refused(f"{path or 'DST'} is no directory that is there; make it, or name a file")
-    if os.path.islink(path) and not os.path.exists(path):
-        raise Refused(f"{path} is a symbolic link to nothing; remove it, or name what it shall be")
     # Only a link is resolved: a path from here must do where the way from the root is closed to us.
     directory, name = os.path.split(os.path.realpath(path) if os.path.islink(path) else path)
     directory = directory or "."
     try:
         former = os.stat(path)
     except FileNotFoundError:
+        if os.path.islink(path):
+            leads = "is a symbolic link to nothing"
+            raise Refused(f"{path} {leads}; remove it, or name what it shall be") from None
         former = None
     except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise Refused(f"{path} is a loop of symbolic links; remove it") from error
         raise Refused(f"{path}: {error.strerror}") from error
     if former is not None:
         if os.path.samestat(found, former):
@@ -82,11 +85,37 @@ def place_for(source: str, found: os.stat_result, target: str) -> Place:
             raise Refused(f"{path} is a directory; a file does not replace one")
         if not stat.S_ISREG(former.st_mode):
             raise Refused(f"{path} is no regular file; only those are replaced")
-        if not os.access(path, os.W_OK, effective_ids=True):
-            raise Refused(f"{path} may not be written to; change its mode, or remove it")
+        _refuse_protected(path, directory, former)
     elif not os.path.isdir(directory):
         raise Refused(f"{path}: there is no directory {directory}; make it first")
     return Place(path, directory, name, former)
+
+
+def _refuse_protected(path: str, directory: str, former: os.stat_result) -> None:
+    """Raise `Refused` where a rename would be refused, or would replace what cp may not write.
+
+    It is opened for that, and not asked with access(2): only open(2) knows of files that are
+    append-only, which Linux has nobody rename over. A program that is running is replaced.
+    """
+    try:
+        os.close(os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC))
+    except OSError as error:
+        remedies = {
+            errno.EACCES: " may not be written to; change its mode, or remove it",
+            errno.EPERM: " is append-only or immutable; ask lsattr, and take that off with chattr",
+            errno.EROFS: " is in a file system that is read-only; mount it otherwise",
+        }
+        if error.errno != errno.ETXTBSY:
+            why = remedies.get(error.errno or 0, f": {error.strerror}")
+            raise Refused(f"{path}{why}") from error
+    # In /tmp and the like, what others own is theirs to remove. Source: unlink(2), EPERM.
+    above, us = os.stat(directory), os.geteuid()
+    others = above.st_mode & stat.S_ISVTX and us not in (above.st_uid, former.st_uid)
+    if others and not probe.may_act_as_owner():
+        raise Refused(
+            f"{path} is another user's in a directory with the sticky bit, where only its owner "
+            "may replace it; name another file"
+        )
 
 
 class Unfinished:

@@ -58,6 +58,7 @@ PROCMAP_QUERY: Final = 0xC0686611
 PROCMAP_QUERY_COVERING_OR_NEXT_VMA: Final = 0x10
 
 # <linux/capability.h>
+CAP_FOWNER: Final = 3
 CAP_IPC_LOCK: Final = 14
 CAP_SYS_ADMIN: Final = 21
 

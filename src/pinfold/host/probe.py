@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pinfold.host import calls
-from pinfold.host.abi import CAP_IPC_LOCK, CAP_SYS_ADMIN
+from pinfold.host.abi import CAP_FOWNER, CAP_IPC_LOCK, CAP_SYS_ADMIN
 from pinfold.units import KIB
 
 if TYPE_CHECKING:
@@ -65,6 +65,11 @@ def _has_capability(bit: int) -> bool:
 def may_exceed_memlock() -> bool:
     """True with CAP_IPC_LOCK, for which RLIMIT_MEMLOCK does not count."""
     return _has_capability(CAP_IPC_LOCK)
+
+
+def may_act_as_owner() -> bool:
+    """True with CAP_FOWNER, for which what the owner of a file may do is no limit."""
+    return _has_capability(CAP_FOWNER)
 
 
 def may_see_frames() -> bool:
