@@ -39,7 +39,11 @@ def test_sizes_as_people_write_them() -> None:
         (10 * GIB, Options(buffer=256 * KIB), (256 * KIB, 64 * KIB)),
         (10 * GIB, Options(buffer=3 * PAGE_SIZE), (3 * PAGE_SIZE, PAGE_SIZE)),
         (10 * GIB, Options(buffer=100 * MIB, chunk=8 * MIB), (96 * MIB, 8 * MIB)),
-        (9 * MIB, Options(chunk=8 * MIB), (16 * MIB, 8 * MIB)),
+        (9 * MIB, Options(chunk=8 * MIB), (9 * MIB, 9 * MIB // 2)),
+        (100 * MIB, Options(chunk=8 * MIB), (32 * MIB, 8 * MIB)),
+        (5_000_000, Options(chunk=3 * GIB), (611 * 2 * PAGE_SIZE, 611 * PAGE_SIZE)),
+        (PAGE_SIZE + 1, Options(chunk=3 * GIB), (2 * PAGE_SIZE, PAGE_SIZE)),
+        (75 * PAGE_SIZE, Options(buffer=GIB), (76 * PAGE_SIZE, 38 * PAGE_SIZE)),
     ],
 )
 def test_how_much_is_pinned(size: int, options: Options, expected: tuple[int, int]) -> None:
@@ -61,6 +65,19 @@ def test_options_that_do_not_go_together() -> None:
     for wrong in refused:
         with pytest.raises(Refused):
             Options(**wrong)
+    with pytest.raises(Refused, match="a buffer of 4097 bytes does not hold two chunks of 4 KiB"):
+        Options(buffer=4097)
+
+
+def test_a_chunk_does_not_say_how_much_is_pinned() -> None:
+    """More than the default is pinned for who asks for it with --buffer; a chunk is cut to what
+    the file needs."""
+    Options(chunk=3 * GIB).check(32 * MIB)
+    Options(chunk=3 * GIB, buffer=6 * GIB).check(10 * GIB)
+    with pytest.raises(Refused, match=r"of 3 GiB are more than the 32 MiB .* 6442450944"):
+        Options(chunk=3 * GIB).check(10 * GIB)
+    with pytest.raises(Refused, match="choose a smaller --chunk, or give --buffer"):
+        Options(chunk=17 * MIB).check(34 * MIB)
 
 
 @given(

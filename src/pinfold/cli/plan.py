@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from typing import Final
 
 from pinfold.cli.destination import Refused
+from pinfold.cli.text import exact
 from pinfold.host import probe
 from pinfold.memory.hosterrors import translated
-from pinfold.units import KIB, MIB, PAGE_SIZE, human_size, page_up
+from pinfold.units import KIB, MIB, PAGE_SIZE, page_up
 
 BUFFER: Final = 32 * MIB
 CHUNK: Final = MIB
@@ -52,7 +53,7 @@ class Options:
     buffer: int | None = None
     """Bytes of memory to pin at most, once for each file; None for what the limits allow."""
     chunk: int | None = None
-    """Bytes of one read and one write, whole pages; None for what suits the buffer."""
+    """Bytes of one read and one write at most, whole pages; None for what suits the buffer."""
     depth: int = DEPTH
     direct: bool = True
     """Past the page cache, where that can be."""
@@ -60,12 +61,12 @@ class Options:
 
     def __post_init__(self) -> None:
         if self.chunk is not None and (self.chunk < PAGE_SIZE or self.chunk % PAGE_SIZE):
-            page = human_size(PAGE_SIZE)
-            raise Refused(f"a chunk of {human_size(self.chunk)} is not whole pages of {page}")
+            page = exact(PAGE_SIZE)
+            raise Refused(f"a chunk of {exact(self.chunk)} is not whole pages of {page}")
         if self.buffer is not None and self.buffer < self.least:
             raise Refused(
-                f"a buffer of {human_size(self.buffer)} does not hold two chunks of "
-                f"{human_size(self.least // 2)}; make it larger, or the chunks smaller"
+                f"a buffer of {exact(self.buffer)} does not hold two chunks of "
+                f"{exact(self.least // 2)}; make it larger, or the chunks smaller"
             )
         if not 1 <= self.depth <= _DEEPEST:
             raise Refused(f"a depth of {self.depth} is not from 1 to {_DEEPEST}")
@@ -74,6 +75,16 @@ class Options:
     def least(self) -> int:
         """Bytes of the smallest buffer: one chunk that is read, and one that is written."""
         return 2 * (self.chunk or PAGE_SIZE)
+
+    def check(self, size: int) -> None:
+        """Raise Refused where a file of ``size`` bytes would need more memory than is pinned unless
+        a person has said how much: a chunk is not where they say that."""
+        chunk, needed = self._fitting(size, BUFFER)
+        if self.buffer is None and needed > BUFFER:
+            raise Refused(
+                f"two chunks of {exact(chunk)} are more than the {exact(BUFFER)} that are pinned "
+                f"by default; choose a smaller --chunk, or give --buffer {needed} to pin so much"
+            )
 
     def most(self) -> int:
         """Bytes of the largest buffer that is worth a try. Raises HostError."""
@@ -96,10 +107,11 @@ class Options:
         return Plan(size, buffer, chunk, self.depth, limit, source_direct, target_direct)
 
     def _fitting(self, size: int, most: int) -> tuple[int, int]:
-        """Bytes in a chunk and in the buffer, which holds two chunks or more."""
+        """Bytes in a chunk, at most half the file, and in the buffer: two chunks or more."""
         chunk = self.chunk
         if chunk is None:
             chunk = max(min(most // _CHUNKS, CHUNK), min(most // 2, _SMALL_CHUNK), PAGE_SIZE)
-            chunk = min(1 << (chunk.bit_length() - 1), max(page_up(size), PAGE_SIZE))
+            chunk = 1 << (chunk.bit_length() - 1)
+        chunk = min(chunk, max(page_up(-(-size // 2)), PAGE_SIZE))
         useful = min(2 * self.depth, -(-size // chunk))
         return chunk, chunk * max(2, min(most // chunk, useful))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from pinfold import sites
 from pinfold.faults import FaultReason
 from pinfold.rights import describe_perms
-from pinfold.units import human_size
+from pinfold.units import GIB, KIB, MIB, TIB, human_size
 
 if TYPE_CHECKING:
     from pinfold.faults import Fault
@@ -21,6 +21,15 @@ def counted(number: int, noun: str) -> str:
 def sized(size: int) -> str:
     """`human_size`, where one byte is one byte."""
     return "1 byte" if size == 1 else human_size(size)
+
+
+def exact(size: int) -> str:
+    """`human_size`, where it is not rounded, else in the largest unit that is not: ``4097 bytes``,
+    where two sizes are compared."""
+    for name, unit in (("TiB", TIB), ("GiB", GIB), ("MiB", MIB), ("KiB", KIB)):
+        if size and size % unit == 0:
+            return f"{size // unit} {name}"
+    return counted(size, "byte")
 
 
 def one_line(text: str) -> str:
