@@ -50,7 +50,8 @@ def test_a_file_and_what_is_said_of_it(tmp_path: Path) -> None:
 def test_the_result_as_json(tmp_path: Path) -> None:
     """And nothing beside it."""
     random_file(tmp_path / "a", 3 * MIB + 1)
-    done = command(tmp_path / "a", tmp_path / "b", "--json", "--buffered")
+    sizes = ["--buffer", "256K", "--chunk", "64K"]
+    done = command(tmp_path / "a", tmp_path / "b", "--json", "--buffered", *sizes)
     assert done.returncode == 0
     assert done.stderr == ""
     report = json.loads(done.stdout)
@@ -61,8 +62,8 @@ def test_the_result_as_json(tmp_path: Path) -> None:
         "target": str(tmp_path / "b"),
         "plan": {
             "size": 3 * MIB + 1,
-            "buffer": 4 * MIB,
-            "chunk": MIB,
+            "buffer": 256 * KIB,
+            "chunk": 64 * KIB,
             "depth": 16,
             "limit": None,
             "source_direct": False,
@@ -71,6 +72,21 @@ def test_the_result_as_json(tmp_path: Path) -> None:
         "copied": 3 * MIB + 1,
         "replaced": False,
         "verified": False,
+    }
+
+
+def test_a_failure_as_json(tmp_path: Path) -> None:
+    """And for people, as without it."""
+    done = command(tmp_path / "a", tmp_path / "b", "--json")
+    assert done.returncode == 2
+    said = f"{tmp_path}/a: No such file or directory"
+    assert done.stderr == f"pinfold: {said}\n"
+    assert json.loads(done.stdout) == {
+        "ok": False,
+        "source": str(tmp_path / "a"),
+        "target": str(tmp_path / "b"),
+        "error": said,
+        "status": 2,
     }
 
 
@@ -269,13 +285,14 @@ REFUSALS = {
     "a soft": "a and soft are the same file",
     "a .": "a and ./a are the same file",
     "a dangling": "dangling is a symbolic link to nothing",
-    "a around": "around is a symbolic link to nothing",
+    "a around": "around is a loop of symbolic links",
     "a fifo": "fifo is no regular file",
     "a /dev/null": "/dev/null is no regular file",
     "a /proc/b": "no file can be made in /proc",
-    "a b --chunk 5000": "a chunk of 4.9 KiB is not whole pages",
+    "a b --chunk 5000": "a chunk of 5000 bytes is not whole pages of",
     "a b --buffer 4096": "does not hold two chunks",
     "a b --buffer 1M --chunk 1M": "does not hold two chunks of 1 MiB",
+    "large b --chunk 64M": "two chunks of 64 MiB are more than the 32 MiB that are pinned by",
     "a b --depth 0": "a depth of 0 is not from 1 to 4096",
 }
 
@@ -288,6 +305,8 @@ def test_what_is_refused(arguments: str, tmp_path: Path) -> None:
     (tmp_path / "taken" / "a").mkdir(parents=True)
     os.mkfifo(tmp_path / "fifo")
     os.link(tmp_path / "a", tmp_path / "hard")
+    (tmp_path / "large").touch()
+    os.truncate(tmp_path / "large", 1 << 30)
     (tmp_path / "soft").symlink_to("a")
     (tmp_path / "dangling").symlink_to("nothing")
     (tmp_path / "around").symlink_to("around")
@@ -317,13 +336,14 @@ def test_a_name_that_cannot_be_printed(tmp_path: Path) -> None:
 
 def test_what_was_settled_is_told(tmp_path: Path) -> None:
     """Before the first byte."""
-    random_file(tmp_path / "a", 3 * MIB)
-    done = command(tmp_path / "a", tmp_path / "b", "-q", "-v", "--buffered")
+    random_file(tmp_path / "a", 192 * KIB)
+    sizes = ["--buffer", "1M", "--chunk", "64K"]
+    done = command(tmp_path / "a", tmp_path / "b", "-q", "-v", "--buffered", *sizes)
     assert done.stderr.splitlines() == [
-        "source: 3 MiB, through the page cache",
+        "source: 192 KiB, through the page cache",
         "copy:   through the page cache",
-        "buffer: 3 MiB, pinned once for each file",
-        "chunks: 1 MiB, up to 16 under way on each side",
+        "buffer: 192 KiB, pinned once for each file",
+        "chunks: 64 KiB, up to 16 under way on each side",
     ]
 
 

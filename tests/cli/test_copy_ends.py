@@ -9,8 +9,10 @@ import pty
 import re
 import signal
 import subprocess
+import sys
+from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
 import pytest
 
@@ -18,21 +20,45 @@ from pinfold.units import KIB, MIB, human_size
 from tests.cli.copies import COMMAND, SLOWLY, command, random_file
 from tests.programs import run
 
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
 LARGE = 32 * MIB
 """In chunks of a page, one at a time: a tenth takes long enough to be met in the middle."""
 
 pytestmark = pytest.mark.usefixtures("nothing_left")
 
 
+ENDING = [
+    *(signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGABRT),
+    *(signal.SIGUSR1, signal.SIGUSR2, signal.SIGALRM, signal.SIGXCPU, signal.SIGRTMIN),
+]
+
+
+@contextmanager
+def as_from_a_shell() -> Iterator[None]:
+    """What is started meanwhile ignores no signal, as these tests may where they are a job in the
+    background."""
+    ignored = [number for number in ENDING if signal.getsignal(number) is signal.SIG_IGN]
+    for number in ignored:
+        signal.signal(number, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        for number in ignored:
+            signal.signal(number, signal.SIG_IGN)
+
+
 def start(*arguments: str | Path, before: str = ":") -> subprocess.Popen[str]:
     """A slow copy, started; ``before`` is said to the shell."""
     whole = [*COMMAND, *map(str, arguments), *SLOWLY]
-    return subprocess.Popen(
-        ["bash", "-c", f'{before}; exec "$@"', "bash", *whole],
-        stderr=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
+    with as_from_a_shell():
+        return subprocess.Popen(
+            ["bash", "-c", f'{before}; exec "$@"', "bash", *whole],
+            stderr=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
 
 
 def await_line(output: IO[str] | None, line: str) -> None:
@@ -45,7 +71,7 @@ def await_line(output: IO[str] | None, line: str) -> None:
 
 
 @pytest.mark.parametrize("former", [b"former", None])
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("number", ENDING)
 def test_a_signal_in_the_middle(
     number: signal.Signals, former: bytes | None, tmp_path: Path
 ) -> None:
@@ -75,6 +101,56 @@ def test_a_signal_while_it_is_verified(tmp_path: Path) -> None:
         child.communicate()
     assert child.returncode == 143
     assert os.listdir(tmp_path) == ["a"]
+
+
+_SIGNALLED = """
+import atexit, os, sys
+from pinfold.cli.main import run
+from pinfold.host import calls
+
+call, first, last, *arguments = sys.argv[1:]
+kill = lambda number: os.kill(os.getpid(), int(number))
+calls.set_interceptor(lambda name: kill(first) if name == call else None)
+atexit.register(kill, last)
+sys.argv = ["pinfold", *arguments]
+run()
+"""
+
+
+def signalled(
+    call: str, first: signal.Signals, last: signal.Signals, *arguments: str | Path
+) -> subprocess.CompletedProcess[str]:
+    """A copy that gets a signal at a call of the host, and one when its process is at its end."""
+    whole = ["-c", _SIGNALLED, call, str(int(first)), str(int(last)), "copy", *map(str, arguments)]
+    with as_from_a_shell():
+        return subprocess.run(
+            [sys.executable, "-W", "error", *whole], capture_output=True, text=True, check=False
+        )
+
+
+@pytest.mark.parametrize("number", ENDING)
+def test_a_signal_after_the_rename(number: signal.Signals, tmp_path: Path) -> None:
+    """DST is in place, so it is told; the directory is still synced, and the status is 0."""
+    content = random_file(tmp_path / "a", 5000)
+    (tmp_path / "b").write_bytes(b"former")
+    done = signalled("fsync", number, number, tmp_path / "a", tmp_path / "b", "-q")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(f"{tmp_path}/a -> {tmp_path}/b: ")
+    assert done.stderr == ""
+    assert (tmp_path / "b").read_bytes() == content
+
+
+@pytest.mark.parametrize("first", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("last", [signal.SIGINT, signal.SIGTERM])
+def test_a_second_signal_changes_nothing(
+    first: signal.Signals, last: signal.Signals, source: Path, target: Path
+) -> None:
+    """The exit status tells of the first, which was answered."""
+    done = signalled("fallocate", first, last, source, target, "-q", "--json")
+    assert done.returncode == 128 + first
+    said = f"interrupted by {first.name}; nothing was changed"
+    assert done.stderr == f"pinfold: {said}\n"
+    assert json.loads(done.stdout)["error"] == said
 
 
 def test_a_signal_that_is_ignored_stays_so(tmp_path: Path) -> None:
@@ -182,7 +258,8 @@ def test_a_buffer_that_does_not_fit_is_refused(buffer: str, tmp_path: Path) -> N
     assert out == ""
     assert "would pass the limit on locked memory" in err
     assert "limit 0x800000" in err
-    assert "raise RLIMIT_MEMLOCK, grant CAP_IPC_LOCK" in err
+    assert "raise RLIMIT_MEMLOCK" in err
+    assert "CAP_IPC_LOCK" in err
     assert "choose a smaller --buffer or --chunk" in err
     assert err.count("\n") == 1
 

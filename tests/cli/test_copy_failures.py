@@ -11,8 +11,10 @@ from __future__ import annotations
 import errno
 import os
 import re
+import shutil
 import subprocess
 from collections import Counter
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -34,6 +36,7 @@ from tests.cli.copies import (
     mounted,
     random_file,
 )
+from tests.programs import run
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -248,6 +251,115 @@ def outcome(act: Callable[[], object]) -> Exception | None:
     except (PinfoldError, Refused) as error:
         return error
     return None
+
+
+# What is protected ---------------------------------------------------------------------------
+
+
+def test_a_file_that_is_append_only(source: Path, target: Path) -> None:
+    """Nobody may rename over it; known before the copy."""
+    if os.geteuid() or subprocess.run(["chattr", "+a", target], check=False).returncode:
+        pytest.skip("no attributes of files here")
+    try:
+        done = command(source, target)
+    finally:
+        subprocess.run(["chattr", "-a", target], check=True)
+    assert done.returncode == 2
+    remedy = "ask lsattr, and take that off with chattr"
+    assert done.stderr == f"pinfold: {target} is append-only or immutable; {remedy}\n"
+
+
+def test_a_program_that_runs(source: Path, tmp_path: Path) -> None:
+    """cp may not write to it (ETXTBSY); what runs keeps its file."""
+    program = tmp_path / "sleep"
+    shutil.copy("/bin/sleep", program)
+    with subprocess.Popen([program, "60"]) as child:
+        done = command(source, program, "-q")
+        child.kill()
+    assert done.returncode == 0, done.stderr
+    assert program.read_bytes() == source.read_bytes()
+
+
+def test_what_is_anothers_in_a_sticky_directory(tmp_path: Path) -> None:
+    """As in /tmp: they may write to it, and not replace it."""
+    if os.geteuid() != 0:
+        pytest.skip("files of others are made by root")
+    random_file(tmp_path / "a", 5000)
+    (tmp_path / "a").chmod(0o644)
+    (tmp_path / "b").touch()
+    (tmp_path / "b").chmod(0o666)
+    tmp_path.chmod(0o1777)
+    program = """
+        from pinfold.cli.copying import copy_file
+        from pinfold.cli.destination import Refused
+        from pinfold.cli.plan import Options
+        from tests.cli.copies import Looking
+
+        os.chdir(sys.argv[1])
+        copy_file("a", "b", Options(), Looking())  # root may; and it loads what nobody may not load
+        give_up_privileges()
+        try:
+            copy_file("a", "b", Options(), Looking())
+        except Refused as error:
+            print(json.dumps(str(error)))
+    """
+    assert run(program, str(tmp_path)).startswith("b is another user's in a directory with the")
+
+
+# An output that cannot be written ------------------------------------------------------------
+
+
+@pytest.mark.parametrize("options", [[], ["--json"]])
+@pytest.mark.parametrize("why", ["No space left on device", "Broken pipe"])
+def test_a_result_that_cannot_be_written(
+    why: str, options: list[str], source: Path, tmp_path: Path
+) -> None:
+    """The status is 1, and DST is there: so the message says it."""
+    with a_bad_output(why) as output:
+        done = subprocess.run(
+            [*COMMAND, source, tmp_path / "b", "-q", *options],
+            stdout=output,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert done.returncode == 1
+    place = f"{tmp_path}/b is complete and in place"
+    assert done.stderr == f"pinfold: cannot write the output: {why}; {place}\n"
+    assert (tmp_path / "b").read_bytes() == source.read_bytes()
+
+
+@pytest.mark.parametrize("why", ["No space left on device", "Broken pipe"])
+@pytest.mark.parametrize(
+    ("arguments", "status"),
+    [("a b", 1), ("a nowhere/b", 2), ("a nowhere/b --json", 2), ("a new -q", 0)],
+)
+def test_errors_that_cannot_be_written(
+    arguments: str, status: int, why: str, source: Path, target: Path
+) -> None:
+    """Nor can the progress, which ends the copy. The exit status alone says what is so."""
+    assert target.name == "b"
+    with a_bad_output(why) as output:
+        done = subprocess.run(
+            [*COMMAND, *arguments.split()],
+            cwd=source.parent,
+            stdout=output if "--json" in arguments else subprocess.DEVNULL,
+            stderr=output,
+            check=False,
+        )
+    assert done.returncode == status
+
+
+@contextmanager
+def a_bad_output(why: str) -> Iterator[int]:
+    """A descriptor that takes no byte."""
+    if why == "Broken pipe":
+        reading, writing = os.pipe()
+        os.close(reading)
+    else:
+        writing = os.open("/dev/full", os.O_WRONLY)
+    yield writing
+    os.close(writing)
 
 
 # A kernel that stops short -------------------------------------------------------------------

@@ -1,15 +1,11 @@
-# `pinfold copy`, as people meet it: sizes as they write them, the signals that end it, and how far
-# it has come. The copy itself is in `copying`.
-#
-# A signal is noted in a flag, and the copy asks for it between two chunks. An exception in the
-# middle of a pin would leave pages held, and in the middle of a rename nobody would know how it
-# ended. A signal that is ignored when the command starts, as in nohup, stays ignored.
+# `pinfold copy`, as people meet it: sizes as they write them, and how far it has come. The copy
+# itself is in `copying`, and the signals that end it between two chunks are in `ending`.
 from __future__ import annotations
 
 import re
-import signal
+from contextlib import suppress
 from time import monotonic, perf_counter
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Final, Self
 
 import typer
 from rich.console import Console
@@ -22,13 +18,13 @@ from pinfold.cli.text import one_line, sized
 from pinfold.units import GIB, KIB, MIB, TIB, human_size
 
 if TYPE_CHECKING:
-    from types import FrameType, TracebackType
+    from types import TracebackType
 
     from rich.progress import Task
 
+    from pinfold.cli.ending import Signals
     from pinfold.cli.plan import Options, Plan
 
-_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _UNITS: Final = {"": 1, "K": KIB, "M": MIB, "G": GIB, "T": TIB}
 _WIDTH: Final = 78
 _NARROW: Final = 48
@@ -49,16 +45,20 @@ def size_of(text: str) -> int:
     return int(number) * _UNITS[unit.upper()]
 
 
-def run(source: str, target: str, options: Options, *, verbose: bool, quiet: bool) -> CopyReport:
+def run(
+    source: str, target: str, options: Options, signals: Signals, *, verbose: bool, quiet: bool
+) -> CopyReport:
     """Copy, and show how far it has come: on the error output, a bar on a terminal, else lines.
 
     Args:
+      signals: noted already; what comes after the rename changes nothing.
       verbose: say what was settled before the first byte.
       quiet: show nothing.
 
-    Raises what `copy_file` does; Interrupted by SIGINT, SIGTERM or SIGHUP.
+    Raises what `copy_file` does; Interrupted by a signal; OSError where the progress cannot be
+    written, and then the destination is as it was.
     """
-    with _Signals() as signals, _Progress(signals, verbose=verbose, quiet=quiet) as progress:
+    with _Progress(signals, verbose=verbose, quiet=quiet) as progress:
         return copy_file(source, target, options, progress)
 
 
@@ -74,33 +74,6 @@ def summary(report: CopyReport) -> str:
     if report.verified:
         text += ", verified"
     return one_line(text)
-
-
-class _Signals:
-    """Notes the first of the signals that ask for the end."""
-
-    def __init__(self) -> None:
-        self.received: int | None = None
-        self._former: dict[signal.Signals, Any] = {}
-
-    def _note(self, number: int, frame: FrameType | None) -> None:
-        del frame
-        self.received = self.received or number
-
-    def __enter__(self) -> Self:
-        for number in _SIGNALS:
-            if signal.getsignal(number) is not signal.SIG_IGN:
-                self._former[number] = signal.signal(number, self._note)
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        where: TracebackType | None,
-    ) -> None:
-        for number, former in self._former.items():
-            signal.signal(number, former)
 
 
 class _Amount(ProgressColumn):
@@ -128,7 +101,7 @@ class _Rate(ProgressColumn):
 class _Progress:
     """Shows how far a copy has come; see `copying.Watch`."""
 
-    def __init__(self, signals: _Signals, *, verbose: bool, quiet: bool) -> None:
+    def __init__(self, signals: Signals, *, verbose: bool, quiet: bool) -> None:
         self._signals = signals
         self._verbose = verbose
         self._quiet = quiet
@@ -214,7 +187,9 @@ class _Progress:
         where: TracebackType | None,
     ) -> None:
         if self._bar is not None:
-            self._bar.stop()
+            # The copy may be in place already: a terminal that is gone does not make it fail.
+            with suppress(OSError):
+                self._bar.stop()
 
 
 def _plan_text(plan: Plan) -> list[str]:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import errno
 import os
-import signal as signals
 from collections import deque
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
@@ -23,6 +22,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 import numpy as np
 
 from pinfold.cli.destination import Unfinished, place_for
+from pinfold.cli.ending import name_of
 from pinfold.cli.runs import Run, joined, slotfuls_of
 from pinfold.cli.source import Source
 from pinfold.errors import DmaFault, HostError, LimitReached, NoSpace
@@ -52,7 +52,7 @@ class Interrupted(Exception):
 
     def __init__(self, signal: int) -> None:
         self.signal = signal
-        super().__init__(signals.Signals(signal).name)
+        super().__init__(name_of(signal))
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +104,7 @@ def copy_file(source: str, target: str, options: Options, watch: Watch) -> CopyR
     process = Process(Kernel(), name="copy")
     try:
         with Source(source) as reading:
+            options.check(reading.size)
             place = place_for(source, reading.found, target)
             with (
                 process,

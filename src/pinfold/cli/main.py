@@ -4,7 +4,8 @@
 # Exit status:
 #
 #   0  everything was as it should be
-#   1  it was started, and something was not: a step, the host, a file that changed, the output
+#   1  it was started, and something was not: a step, the host, a file that changed, the output (of
+#      a copy that is in place by then: the message says so)
 #   2  nothing was started: a usage error, or a file that cannot be read or does not fit in memory,
 #      or a place where no copy can be made
 #   128 + n  a copy was ended by signal n
@@ -19,7 +20,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated, NoReturn, TextIO
 
 try:
     import typer
@@ -30,6 +31,7 @@ from pinfold.cli import copy as copy_job
 from pinfold.cli import demo as demo_job
 from pinfold.cli.copying import Differs, Interrupted
 from pinfold.cli.destination import Refused
+from pinfold.cli.ending import Signals
 from pinfold.cli.plan import DEPTH, Options
 from pinfold.cli.render import show_demo
 from pinfold.cli.source import FileChanged
@@ -103,6 +105,7 @@ def demo(
 
 @app.command()
 def copy(
+    context: typer.Context,
     source: Annotated[
         str, typer.Argument(metavar="SRC", help="A regular file, or a block device.")
     ],
@@ -130,54 +133,110 @@ def copy(
         typer.Option(
             parser=copy_job.size_of,
             metavar="SIZE",
-            help="Bytes of one read and one write. By default 1MiB, or less in a small buffer.",
+            help="Bytes of one read and one write at most: whole pages. By default 1MiB, or less "
+            "in a small buffer; a buffer holds two or more.",
         ),
     ] = None,
     depth: Annotated[int, typer.Option(help="Chunks under way at once, on each side.")] = DEPTH,
     verbose: Annotated[
         bool, typer.Option("--verbose", "-v", help="Say how it will be copied.")
     ] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="No progress, only the result.")
+    ] = False,
     as_json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON object in the end, and no progress.")
+        bool,
+        typer.Option(
+            "--json",
+            help="Print one JSON object in the end, and no progress. Where something failed, "
+            "ok is false in it.",
+        ),
     ] = False,
 ) -> None:
     """Copy a file through pinned pages, by the kernel's own DMA (io_uring).
 
     DST appears when it is complete and on the medium, and at once: until then it
     is as it was, and the copy has a name that begins with .pinfold-copy- in the
-    same directory. Whatever ends the copy early removes that; only after a kill
-    -9 or a power cut it is yours to remove.
+    same directory. Whatever ends the copy early removes that, signals included;
+    only after a kill -9, a crash or a power cut it is yours to remove.
 
     A new DST gets the mode of SRC, less the umask; one that is replaced keeps its
-    mode, and its owner where you may give files away. Symbolic links are
-    followed, also that of DST. Holes stay holes. SRC must stay as it is
-    meanwhile: a file that is written to, cut or appended to is an error.
+    mode, and its owner where you may give files away, but is another file: hard
+    links to the former one keep what was there. Set-user-ID, set-group-ID and
+    sticky bits are dropped. Symbolic links are followed, also that of DST, unless
+    it leads nowhere. Holes stay holes. SRC must stay as it is meanwhile: a file
+    that is written to, cut or appended to is an error.
 
     Exits with 0 when DST is in place, with 1 when something failed, with 2 if
-    nothing was started, and with 130 or 143 after SIGINT or SIGTERM. Only with 0
-    has DST changed, unless the message says otherwise.
+    nothing was started, and with 128 and its number after a signal: 129 for
+    SIGHUP, 130 for SIGINT, 131 for SIGQUIT, 143 for SIGTERM. Only with 0 has DST
+    changed, unless the message says otherwise. A signal that comes when DST is in
+    place already changes nothing, the exit status included.
     """
-    try:
-        options = Options(buffer, chunk, depth, not buffered, verify)
-        report = copy_job.run(source, target, options, verbose=verbose, quiet=quiet or as_json)
-    except Refused as error:
-        _give_up(_whole(error), 2)
-    except Interrupted as error:
-        _give_up(f"interrupted by {error}; nothing was changed", 128 + error.signal)
-    except (FileChanged, Differs, PinfoldError) as error:
-        _give_up(_whole(error), 1)
-    typer.echo(json.dumps(report.as_dict(), indent=2) if as_json else copy_job.summary(report))
+    names = {"source": source, "target": target} if as_json else None
+    # The result is told within, so that no signal can end the command between the rename and that.
+    with context.find_object(Signals) or Signals() as signals:
+        try:
+            report = copy_job.run(
+                source,
+                target,
+                Options(buffer, chunk, depth, not buffered, verify),
+                signals,
+                verbose=verbose,
+                quiet=quiet or as_json,
+            )
+        except Refused as error:
+            _give_up(_whole(error), 2, names)
+        except Interrupted as error:
+            message = f"interrupted by {error}; nothing was changed"
+            _give_up(_whole(error, message), 128 + error.signal, names)
+        except (FileChanged, Differs, PinfoldError) as error:
+            _give_up(_whole(error), 1, names)
+        except OSError as error:  # the job has none of its own: see `_delivered`
+            message = f"cannot write the progress: {error.strerror}; nothing was changed"
+            _give_up(_whole(error, message), 1, names)
+        told = json.dumps(report.as_dict(), indent=2) if as_json else copy_job.summary(report)
+        try:
+            typer.echo(told)
+        except OSError as error:
+            _to_nowhere(sys.stdout)
+            message = f"cannot write the output: {error.strerror}"
+            _give_up(f"{message}; {report.target} is complete and in place", 1)
 
 
-def _whole(error: Exception) -> str:
+def _whole(error: Exception, message: str | None = None) -> str:
     """The error, and what could not be undone after it."""
-    return "; ".join((str(error), *getattr(error, "__notes__", ())))
+    return "; ".join((message or str(error), *getattr(error, "__notes__", ())))
 
 
-def _give_up(message: str, status: int) -> NoReturn:
-    typer.echo(f"pinfold: {one_line(message)}", err=True)
+def _give_up(message: str, status: int, names: dict[str, str] | None = None) -> NoReturn:
+    """Say why, and exit. With ``names`` on the output as well, as JSON with these in it.
+
+    Where neither can be written, the exit status still says it.
+    """
+    if names is not None:
+        failed = {"ok": False, **names, "error": message, "status": status}
+        try:
+            typer.echo(json.dumps(failed, indent=2))
+        except OSError:
+            _to_nowhere(sys.stdout)
+    _complain(message)
     raise typer.Exit(status)
+
+
+def _complain(message: str) -> None:
+    try:
+        typer.echo(f"pinfold: {one_line(message)}", err=True)
+    except OSError:
+        _to_nowhere(sys.stderr)
+
+
+def _to_nowhere(stream: TextIO) -> None:
+    """Drop what it could not write, which would fail once more at exit: with a message of the
+    interpreter's, and an exit status of its own."""
+    null = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
+    os.dup2(null, stream.fileno())
+    os.close(null)
 
 
 @contextmanager
@@ -193,17 +252,16 @@ def _delivered() -> Iterator[None]:
             if sys.stdout is not None:  # None where the command was started without one
                 sys.stdout.flush()
     except OSError as error:
-        # What is still buffered would fail once more at exit, with a message of the interpreter's.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _to_nowhere(sys.stdout)
         if error.errno != errno.EPIPE:
-            typer.echo(f"pinfold: cannot write the output: {error.strerror}", err=True)
+            _complain(f"cannot write the output: {error.strerror}")
         sys.exit(1)
 
 
 def run() -> None:
     """The entry point."""
     with _delivered():
-        app()
+        app(obj=Signals(to_the_end=True))
 
 
 if __name__ == "__main__":
