@@ -13,8 +13,16 @@ from typing import TYPE_CHECKING, Any, Self
 import pytest
 
 import pinfold as pf
-from pinfold.errors import BadHandle, BadState, HostError, LimitReached
+from pinfold.errors import (
+    AlreadyBound,
+    BadHandle,
+    BadState,
+    HostError,
+    InvalidArgs,
+    LimitReached,
+)
 from pinfold.host import probe
+from pinfold.objects.magenta import pins
 from pinfold.testing import check_books
 
 if TYPE_CHECKING:
@@ -35,6 +43,17 @@ def bus(process: pf.Process) -> Iterator[pf.Iommu]:
 
 def pinned() -> int:
     return probe.process_memory().pinned
+
+
+def once(act: Callable[[], object]) -> Callable[[], None]:
+    """The first call does it, and no other."""
+    left = [act]
+
+    def call() -> None:
+        if left:
+            left.pop()()
+
+    return call
 
 
 class Around:
@@ -119,7 +138,9 @@ def test_a_page_on_its_way_to_a_grant_is_not_given_back(bus: pf.Iommu, vmo: pf.V
 
     with bus.initiator(1) as bti:
         for name in ("grant", "revoke"):
-            with Around(bti, name, before=give_back, after=give_back) as around:
+            with Around(
+                bti, name, before=lambda: elsewhere(give_back), after=lambda: elsewhere(give_back)
+            ) as around:
                 bti.pin(vmo, perms=RW).unpin()
             assert around.calls == 1
         vmo.decommit()
@@ -135,7 +156,10 @@ def test_a_device_closed_while_the_bus_grants_gets_no_token(bus: pf.Iommu, vmo: 
         bti.close()
         left.append(statistics().devices)
 
-    with Around(bti, "grant", before=close), pytest.raises(BadState, match="closed"):
+    with (
+        Around(bti, "grant", before=lambda: elsewhere(close)),
+        pytest.raises(BadState, match="closed"),
+    ):
         bti.pin(vmo, perms=RW)
     assert left == [1]
     assert statistics().devices == 0
@@ -147,7 +171,7 @@ def test_a_refused_grant_lets_go_and_a_closed_device_leaves(bus: pf.Iommu, vmo: 
     bti = bus.initiator(1)
 
     def close_and_refuse() -> None:
-        bti.close()
+        elsewhere(bti.close)
         raise LimitReached("no room on purpose")
 
     with (
@@ -171,7 +195,10 @@ def test_a_quarantine_that_begins_meanwhile_undoes_the_pin(bus: pf.Iommu, vmo: p
                 gc.collect()
             assert [warning.category for warning in caught] == [ResourceWarning]
 
-        with Around(bti, "grant", before=drop), pytest.raises(BadState, match="quarantine"):
+        with (
+            Around(bti, "grant", before=lambda: elsewhere(drop)),
+            pytest.raises(BadState, match="quarantine"),
+        ):
             bti.pin(vmo, 0, PAGE, perms=RW)
         assert (pinned(), vmo.pin_count()) == (0, 1)
         assert bti.release_quarantine() == 1
@@ -184,7 +211,10 @@ def test_the_memory_object_may_be_closed_meanwhile(kernel: pf.Kernel, bus: pf.Io
     for name in ("grant", "revoke"):
         vmo = pf.Vmo(4 * PAGE)
         before = kernel.statistics().objects
-        with bus.initiator(1) as bti, Around(bti, name, before=vmo.close) as around:
+        with (
+            bus.initiator(1) as bti,
+            Around(bti, name, before=lambda: elsewhere(vmo.close)) as around,
+        ):
             bti.pin(vmo, perms=RW).unpin()
             assert around.calls == 1
         assert kernel.statistics().objects == before - 1
@@ -270,3 +300,66 @@ def test_threads_pin_and_unpin_the_same_pages(
         check_books(kernel)
         assert [vmo.pin_count(page * PAGE) for page in range(4)] == [0] * 4
         assert pinned() == 0
+
+
+def test_room_for_another_number_of_addresses_undoes_the_grant(bus: pf.Iommu, vmo: pf.Vmo) -> None:
+    """Which is found last. Source: zx_bti_pin."""
+    with bus.initiator(1) as bti:
+        before = pinned()
+        with pytest.raises(InvalidArgs, match="another number"):
+            bti.pin_as(vmo, 0, 2 * PAGE, int(RW), 1)
+        assert pinned() == before
+        assert vmo.pin_count() == 0
+        bti.pin_as(vmo, 0, 2 * PAGE, int(RW), 2).unpin()
+
+
+def test_a_page_that_another_thread_binds_meanwhile(bus: pf.Iommu, vmo: pf.Vmo) -> None:
+    """Of two of Magenta's pins of one page through one device, one is made."""
+    vmo.write(b"x")
+
+    def made() -> int:
+        return pins.pin(bti, vmo, 0, PAGE, int(pf.Perm.READ), 1, lambda _: None)
+
+    with bus.initiator(1) as bti:
+
+        def other() -> None:
+            thread = threading.Thread(target=made)
+            thread.start()
+            thread.join()
+
+        with Around(bti, "grant", after=once(other)), pytest.raises(AlreadyBound):
+            made()
+        assert vmo.pin_count() == 1
+        assert bti.statistics().pins == 1
+
+
+def test_the_last_handle_has_the_device_stop(bus: pf.Iommu, vmo: pf.Vmo) -> None:
+    """Once, and before anything is taken from it; what was pinned stays so."""
+    bti = bus.initiator(1)
+    pmt = bti.pin(vmo, perms=RW)
+    second = bti.duplicate(pf.Right.SAME_RIGHTS)
+    with Around(bti, "quiesce") as stopping:
+        bti.close()
+        assert stopping.calls == 0
+        second.close()
+        assert stopping.calls == 1
+        assert vmo.pin_count() == 1
+        pmt.unpin()
+        assert stopping.calls == 1
+
+
+def test_a_device_that_leaves_with_an_error_has_left(bus: pf.Iommu) -> None:
+    """All of it was tried; nothing waits for it for ever."""
+    bti = bus.initiator(1)
+    space: Any = bti.object.space
+    close = space.close
+
+    def refused() -> None:
+        close()
+        raise HostError("close a ring", OSError(5, "once"))
+
+    space.close = refused
+    assert bus.statistics().initiators == 1
+    with pytest.raises(HostError):
+        bti.close()
+    assert bus.statistics().initiators == 0
