@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import pwd
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -21,6 +22,7 @@ from pinfold.errors import (
     HostError,
     InvalidArgs,
     LimitReached,
+    NoMemory,
     NotFound,
     NotSupported,
     PinfoldError,
@@ -29,12 +31,14 @@ from pinfold.errors import (
 from pinfold.faults import FaultReason
 from pinfold.host import kmsg, pci, vfio
 from pinfold.host.pci import PciAddress, PciDevice
+from pinfold.testing.faults import FailNth
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 READ, WRITE, EXECUTE = pf.Perm.READ, pf.Perm.WRITE, pf.Perm.EXECUTE
 MINE = PciAddress(0, 0, 5, 0)
+USER = pwd.getpwuid(os.geteuid()).pw_name  # $USER in a root shell is root
 DEVICE = PciDevice(MINE, 0x1234, 0x11E8, 0x00FF00, "vfio-pci", 5, None)
 
 
@@ -104,8 +108,8 @@ def test_a_device_without_an_iommu() -> None:
 @pytest.mark.parametrize(
     ("number", "kind", "remedy"),
     [
-        (errno.EACCES, AccessDenied, "chown $USER /dev/vfio/5"),
-        (errno.EPERM, AccessDenied, "chown $USER /dev/vfio/5"),
+        (errno.EACCES, AccessDenied, f"chown {USER} /dev/vfio/5"),
+        (errno.EPERM, AccessDenied, f"chown {USER} /dev/vfio/5"),
         (errno.EBUSY, Unavailable, "fuser"),
         (errno.ENOENT, NotSupported, "modprobe"),
         (errno.EIO, HostError, "Input/output"),
@@ -130,6 +134,12 @@ def test_a_mapping_that_is_refused(number: int, kind: type[PinfoldError]) -> Non
     refusal = OSError(number, os.strerror(number))
     error = refusals.from_map("map", refusal, size=4096, limit=65535, mapped=3)
     assert type(error) is kind
+
+
+def test_a_user_without_a_name_is_named_by_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 4_000_000_000)
+    refusal = OSError(errno.EACCES, os.strerror(errno.EACCES))
+    assert "chown 4000000000 /dev/iommu" in str(refusals.from_open("/dev/iommu", refusal))
 
 
 def test_what_an_iommu_cannot_say() -> None:
@@ -245,3 +255,13 @@ def test_without_the_log_there_are_no_faults(
     assert not log.readable
     assert (log.total, len(log), list(log)) == (0, 0, [])
     log.close()
+
+
+def test_a_log_that_is_there_and_fails_is_told() -> None:
+    """No descriptor left is no reason to see no fault for ever."""
+    for number, kind in ((errno.EMFILE, NoMemory), (errno.EIO, HostError)):
+        with FailNth(1, number), pytest.raises(kind, match="kernel's log"):
+            KernelFaultLog(MINE, explained)
+    for number in (errno.EPERM, errno.EACCES, errno.ENOENT):
+        with FailNth(1, number):
+            assert not KernelFaultLog(MINE, explained).readable

@@ -27,6 +27,7 @@ from pinfold.errors import (
     WrongProcess,
 )
 from pinfold.faults import FaultLog, FaultReason
+from pinfold.memory.locks import Reentered
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -45,6 +46,8 @@ class Notes:
 
     def __init__(self) -> None:
         self.live: dict[int, int] = {}
+        self.after: Callable[[], None] = lambda: None
+        """Called after each: what it raises comes too late."""
         self.before: Callable[[], None] = lambda: None
         """Called before each mapping and unmapping."""
 
@@ -53,10 +56,12 @@ class Notes:
         self.before()
         assert iova not in self.live
         self.live[iova] = pinned.size
+        self.after()
 
-    def unmap(self, iova: int, size: int) -> None:
+    def unmap(self, iova: int, size: int, *, again: bool = False) -> None:
         self.before()
-        assert self.live.pop(iova) == size
+        assert self.live.pop(iova, size if again else None) == size
+        self.after()
 
 
 class Stage:
@@ -77,6 +82,9 @@ class Stage:
         self.numbers = count(1)
         self.faults = FaultLog()
         self.left = 0
+
+    def quiesce(self, space: VfioSpace) -> None:
+        del space
 
     def detach(self, space: VfioSpace) -> None:
         del space
@@ -125,6 +133,98 @@ def test_a_refused_mapping_takes_no_address(
     assert stage.container.live == {grant.first: P}
     space.revoke(grant)
     assert stage.container.live == {}
+
+
+@pytest.mark.parametrize(
+    "raised",
+    [TimeoutError("an alarm"), MemoryError(), KeyboardInterrupt(), Reentered("a handler's")],
+    ids=lambda error: type(error).__name__,
+)
+def test_an_interruption_after_mapping_keeps_the_address(
+    stage: Stage, pinned: Callable[[int], PinnedRange], raised: BaseException
+) -> None:
+    """The device reaches the pages there: the next grant must lie elsewhere, for ever."""
+    space, memory = stage.space(18), pinned(P)  # 18 address bits: it is walked round soon
+
+    def interrupt() -> None:
+        raise raised
+
+    stage.container.after = interrupt
+    with pytest.raises(type(raised)):
+        space.grant(memory, READ)
+    stage.container.after = lambda: None
+    (taken,) = stage.container.live
+    firsts = set()
+    for _ in range(100):
+        grant = space.grant(memory, READ)
+        firsts.add(grant.first)
+        space.revoke(grant)
+    assert 2 < len(firsts) < 100
+    assert taken not in firsts
+    assert not space.idle
+
+
+def test_what_was_put_off_does_not_decide_a_grant(
+    stage: Stage, pinned: Callable[[int], PinnedRange]
+) -> None:
+    """It may raise, and the caller would believe that nothing is granted."""
+    space, memory = stage.space(), pinned(P)
+
+    def fail() -> None:
+        raise HostError("something else", OSError(5, "no"))
+
+    space.notify_idle(fail)
+    grant = space.grant(memory, READ)
+    with pytest.raises(HostError, match="something else"):
+        space.revoke(grant)
+    assert stage.container.live == {}
+    assert space.live_grants() == []
+    space.revoke(grant)
+
+
+@pytest.mark.parametrize("raised", [KeyboardInterrupt(), HostError("late", OSError(5, "no"))])
+def test_an_interruption_after_unmapping_is_finished_by_the_next(
+    stage: Stage, pinned: Callable[[int], PinnedRange], raised: BaseException
+) -> None:
+    """What is not mapped the second time is gone, and its address is given back."""
+    space = stage.space()
+    grant = space.grant(pinned(P), READ)
+
+    def interrupt() -> None:
+        raise raised
+
+    stage.container.after = interrupt
+    with pytest.raises(type(raised)):
+        space.revoke(grant)
+    assert space.live_grants() == [grant]
+    stage.container.after = lambda: None
+    space.revoke(grant)
+    assert space.live_grants() == []
+    assert space.idle
+
+
+def test_whether_it_is_idle_is_asked_without_its_lock(stage: Stage) -> None:
+    """Under the bus's lock, which a finaliser may wait for that has the space's."""
+    space = stage.space()
+    may_end, has_it = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with space.lock:
+            has_it.set()
+            assert may_end.wait(30)
+
+    holder = threading.Thread(target=hold)
+    holder.start()
+    assert has_it.wait(30)
+    found: list[bool] = []
+    asker = threading.Thread(target=lambda: found.append(space.idle))
+    asker.start()
+    asker.join(10)  # until it has asked; for ever, if it waited for the lock
+    answered = list(found)
+    may_end.set()
+    holder.join()
+    asker.join()
+    assert answered == [True]
 
 
 def test_what_is_not_unmapped_is_still_there(
@@ -263,6 +363,11 @@ def test_why_an_access_was_stopped(stage: Stage, pinned: Callable[[int], PinnedR
     space.revoke(grant)
     reason, _, nearest = space.explain(grant.first, READ)
     assert reason is FaultReason.REVOKED
+    assert nearest is not None
+    # It never permitted that, so the reason is not one that depends on when the log is read.
+    reason, detail, nearest = space.explain(grant.first, WRITE)
+    assert reason is FaultReason.NOT_PERMITTED
+    assert "revoked" in detail
     assert nearest is not None
 
 

@@ -25,6 +25,12 @@ def take(fd: int) -> int:
         return 0
 
 
+def add(fd: int) -> None:
+    """Add one, for whoever waits on it."""
+    calls.intercept("write")
+    os.eventfd_write(fd, 1)
+
+
 def wait(fd: int, timeout: float | None) -> bool:
     """Wait until something is added, ``timeout`` seconds at most, for ever with None.
 

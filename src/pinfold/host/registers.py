@@ -3,7 +3,7 @@
 # A register is not memory: reading it may change it, and a read of four bytes is not four reads of
 # one. memoryview and struct copy by memcpy or by bytes, whichever their build likes. A ctypes array
 # of a fixed-width integer does a load or store of that width for each item, aligned; the width is
-# tested against a device that answers only to the right one (tests/vfio/test_bar.py).
+# tested against a device that answers only to the right one (tests/vfio/test_device.py).
 #
 # The mapping is never unmapped while somebody may be inside an access: `close` puts ordinary memory
 # in its place, in one step, which lets go of the device, and the addresses go when the object does.

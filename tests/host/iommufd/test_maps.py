@@ -20,7 +20,7 @@ from pinfold.errors import (
     Unavailable,
 )
 from pinfold.host import abi_iommufd as abi
-from pinfold.host import calls, mm, probe
+from pinfold.host import calls, iommufd, mm, probe
 from pinfold.host.abi import F_SEAL_SEAL, F_SEAL_SHRINK, F_SEAL_WRITE
 from pinfold.memory.backing import Backing
 from pinfold.memory.files import adopted
@@ -154,6 +154,34 @@ def test_unmapping_what_is_not_there_or_a_part_is_refused(
             assert caught.value.errno == errno.ENOENT
         assert IOVA in model.mapped
         container.unmap(IOVA, SIZE)
+
+
+def test_unmapping_again_what_is_gone_is_no_error(
+    container: IommufdContainer, model: Model
+) -> None:
+    """The first try was broken off after the kernel had done it."""
+    with filled() as pinned:
+        container.map(pinned, IOVA, READ)
+        container.unmap(IOVA, SIZE)
+        container.unmap(IOVA, SIZE, again=True)
+        model.refuse = {abi.IOMMU_IOAS_UNMAP: errno.EIO}
+        with pytest.raises(HostError):
+            container.unmap(IOVA, SIZE, again=True)
+
+
+def test_what_a_signal_handler_raises_is_no_refusal(
+    container: IommufdContainer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """TimeoutError is an OSError, and may come when the kernel has mapped."""
+    real = iommufd.map_file
+
+    def mapped_and_interrupted(*request: int) -> None:
+        real(*request)
+        raise TimeoutError
+
+    monkeypatch.setattr(iommufd, "map_file", mapped_and_interrupted)
+    with filled() as pinned, pytest.raises(TimeoutError):
+        container.map(pinned, IOVA, READ)
 
 
 def test_unmapping_another_number_of_bytes_is_an_error(

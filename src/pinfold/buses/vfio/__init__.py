@@ -31,7 +31,7 @@ from pinfold.errors import InvalidArgs, NotSupported
 from pinfold.faults import FaultReason
 from pinfold.memory.hosterrors import each_tried, noted
 from pinfold.memory.locks import LostLock, refuse_inside
-from pinfold.units import PAGE_SIZE, UINT64_MAX, ByteRange
+from pinfold.units import PAGE_SIZE, ByteRange
 
 if TYPE_CHECKING:
     from pinfold.buses.vfio.container import Container
@@ -71,6 +71,7 @@ class VfioBus:
 
     def __init__(self, address: str, *, backend: Backend | None = None) -> None:
         parsed = parse_address(address)
+        self._space: VfioSpace | None = None
         self.container: Container = open_container(address, backend=backend)
         """What maps for it."""
         self._requester = parsed.requester
@@ -78,13 +79,17 @@ class VfioBus:
             self.page_sizes = self.container.page_sizes()
             """Bytes in each kind of page that the IOMMU has, ascending."""
             self._limits = self._read_limits()
-            self._device = VfioDevice(str(parsed), self.container.open_device())
+            self._faults = KernelFaultLog(parsed, self._explain)
+            try:
+                self._device = VfioDevice(str(parsed), self.container.open_device())
+            except BaseException as error:
+                with noted("closing the kernel's log", error):
+                    self._faults.close()
+                raise
         except BaseException as error:
             with noted("closing the container", error):
                 self.container.close()
             raise
-        self._space: VfioSpace | None = None
-        self._faults = KernelFaultLog(parsed, self._explain)
         self._closed = False
         self.numbers = count(1)
         """Numbers for grants."""
@@ -98,8 +103,13 @@ class VfioBus:
                 asked=PAGE_SIZE,
                 limit=smallest,
             )
+        ranges = self.container.ranges()
+        if not ranges:  # no IOMMU has all of it: there is the window of the interrupts
+            raise NotSupported(
+                "this kernel does not say which addresses the IOMMU can map",
+                remedy="use Linux 5.4 or later",
+            )
         # Address 0 is not given out: it is what a register says that was never written.
-        ranges = self.container.ranges() or (ByteRange(0, UINT64_MAX + 1),)
         usable = [
             ByteRange(max(low + PAGE_SIZE - 1 & -PAGE_SIZE, PAGE_SIZE), high & -PAGE_SIZE)
             for low, high in ranges
@@ -142,7 +152,7 @@ class VfioBus:
     def attach(self, initiator: int, *, address_bits: int = 64) -> VfioSpace:
         """See `pinfold.bus.Bus.attach`. Lets the device master the bus.
 
-        Raises: as there, and HostError: mastering could not be switched on.
+        Raises: as there, and HostError: mastering could not be switched on; nobody is attached.
         """
         if initiator != self._requester:
             raise InvalidArgs(
@@ -160,20 +170,50 @@ class VfioBus:
                     f"initiator {initiator:#x} is attached with {space.address_bits} address bits",
                     asked=address_bits,
                 )
-            self._device.start()
             self._space = space
             space.users += 1
             space.driving += 1
+            try:
+                self._device.start()
+            except BaseException as error:
+                space.driving -= 1
+                with noted("stopping the device", error):
+                    self._leave(space)
+                raise
             return space
 
+    def quiesce(self, space: VfioSpace) -> None:
+        """One who drives the device is done; after the last it is stopped.
+
+        Raises:
+          Unavailable: in a finaliser inside a call of its thread; nothing was done.
+          HostError: the kernel refused to stop it.
+        """
+        refuse_inside(self._lock)
+        with self._lock:  # so that nobody attaches between the last one's end and the stop
+            space.driving = max(0, space.driving - 1)
+            if not space.driving:
+                self._device.stop()
+
     def detach(self, space: VfioSpace) -> None:
-        """One user of the space is done. Raises `Unavailable` in a finaliser inside `attach`.
+        """One user of the space is done; after the last the device is stopped, if it is not yet.
 
         The space stays: it knows what was granted last, and which addresses were given out.
+
+        Raises:
+          Unavailable: in a finaliser inside a call of its thread; nothing was done.
+          HostError: the kernel refused to stop the device. The user is gone all the same.
         """
         refuse_inside(self._lock)
         with self._lock:
-            space.users -= 1
+            self._leave(space)
+
+    def _leave(self, space: VfioSpace) -> None:
+        space.users -= 1
+        if not space.users:
+            space.driving = 0  # an attach that failed later has not said so
+            if self._device.mastering:
+                self._device.stop()
 
     def _explain(self, page: int, access: int) -> tuple[FaultReason, str, GrantRecord | None]:
         """Why an access was stopped."""
@@ -228,9 +268,7 @@ class VfioBus:
         self._closed = True
         if self._space is not None:
             self._space.abandon()
-        self._device.abandon()
-        self.container.abandon()
-        self._faults.abandon()
+        each_tried([self._device.abandon, self.container.abandon, self._faults.abandon])
 
 
 def open_bus(physical: PhysicalMap, **options: Any) -> VfioBus:

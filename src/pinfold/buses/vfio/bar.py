@@ -19,6 +19,11 @@ class VfioBar:
     """One memory BAR. Values are little-endian; an access is aligned and of exactly its width.
 
     After the bus is closed every access raises `BadState`; in a forked child, `WrongProcess`.
+
+    Where it is mapped, an access while the device does not answer to memory accesses is a SIGBUS,
+    which ends the process: that is between power states, as long as a D3 that was written into the
+    power management capability lasts. Bit 1 of the command register, which says so too, cannot be
+    cleared while a BAR is mapped (`pinfold.buses.vfio.config.ConfigSpace`).
     """
 
     def __init__(self, device: int, index: int, region: RegionInfo) -> None:
@@ -40,6 +45,11 @@ class VfioBar:
     def size(self) -> int:
         """Bytes in the window."""
         return self._region.size
+
+    @property
+    def mapped(self) -> bool:
+        """True while any of it is mapped into this process."""
+        return bool(self._mapped)
 
     def read8(self, offset: int) -> int:
         """One byte. Raises OutOfRange: it leaves the window."""
@@ -97,7 +107,7 @@ class VfioBar:
         return self._region.read(offset, width)
 
     def _write(self, offset: int, width: int, value: int) -> None:
-        self._region.check(offset, width)
+        self._region.check(offset, width)  # no lock: `MappedRegisters` is safe against its end
         self._region.check_value(value, width)
         for start, stop, registers in self._mapped:
             if start <= offset and offset + width <= stop:

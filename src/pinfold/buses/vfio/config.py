@@ -9,9 +9,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from pinfold.buses.vfio.region import Region
+from pinfold.errors import BadState
 from pinfold.host import abi_vfio as abi
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from pinfold.host.vfio import RegionInfo
 
 
@@ -28,10 +31,16 @@ class ConfigSpace:
     """The configuration space of one device. Accesses are of 1, 2 or 4 bytes, and aligned.
 
     After the bus is closed every access raises `BadState`; in a forked child, `WrongProcess`.
+
+    Args:
+      device: the device's descriptor.
+      mapped: whether a BAR is mapped, whose accesses would end the process if the device no longer
+        answered to memory accesses.
     """
 
-    def __init__(self, device: int, region: RegionInfo) -> None:
+    def __init__(self, device: int, region: RegionInfo, mapped: Callable[[], bool]) -> None:
         self._region = Region("the configuration space", device, region)
+        self._mapped = mapped
 
     @property
     def size(self) -> int:
@@ -55,12 +64,13 @@ class ConfigSpace:
 
     def set_master(self, allowed: bool) -> None:  # noqa: FBT001 - the one thing it says
         """Let the device master the bus and answer to memory accesses, or master it no more."""
-        command = self.read16(abi.PCI_COMMAND)
-        if allowed:
-            command |= abi.PCI_COMMAND_MASTER | abi.PCI_COMMAND_MEMORY
-        else:
-            command &= ~abi.PCI_COMMAND_MASTER
-        self.write16(abi.PCI_COMMAND, command)
+        with self._region.lock:
+            command = self.read16(abi.PCI_COMMAND)
+            if allowed:
+                command |= abi.PCI_COMMAND_MASTER | abi.PCI_COMMAND_MEMORY
+            else:
+                command &= ~abi.PCI_COMMAND_MASTER
+            self._region.write(abi.PCI_COMMAND, 2, command)
 
     def capabilities(self) -> tuple[Capability, ...]:
         """The standard list, in the device's order."""
@@ -88,7 +98,13 @@ class ConfigSpace:
         return self._read(offset, 4)
 
     def write8(self, offset: int, value: int) -> None:
-        """One byte. Raises as `read8`, and InvalidArgs: the value does not fit."""
+        """One byte.
+
+        Raises: as `read8`, and
+          InvalidArgs: the value does not fit.
+          BadState: it switches off the device's answers to memory accesses while a BAR is mapped.
+            The kernel would take the mapping away, and the next access would end the process.
+        """
         self._write(offset, 1, value)
 
     def write16(self, offset: int, value: int) -> None:
@@ -100,12 +116,16 @@ class ConfigSpace:
         self._write(offset, 4, value)
 
     def _read(self, offset: int, width: int) -> int:
-        self._region.check(offset, width)
         return self._region.read(offset, width)
 
     def _write(self, offset: int, width: int, value: int) -> None:
-        self._region.check(offset, width)
-        self._region.check_value(value, width)
+        if offset == abi.PCI_COMMAND and not value & abi.PCI_COMMAND_MEMORY and self._mapped():
+            raise BadState(
+                "this write would take mapped registers from under their users",
+                asked=value,
+                holder="a mapped BAR",
+                remedy=f"keep bit {abi.PCI_COMMAND_MEMORY:#x} of the command register",
+            )
         self._region.write(offset, width, value)
 
     def close(self) -> None:

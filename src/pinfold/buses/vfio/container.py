@@ -47,10 +47,15 @@ class Container(Protocol):
           AlreadyExists: something is mapped there.
           Unavailable: not now; the same call may succeed later.
           HostError: the kernel refused for another reason.
+
+        What a signal handler raises meanwhile is raised as it is, and the mapping may be there.
         """
 
-    def unmap(self, iova: int, size: int) -> None:
+    def unmap(self, iova: int, size: int, *, again: bool = False) -> None:
         """Undo one `map`, whole. On return the device is shut out and the pins are gone.
+
+        Args:
+          again: it was tried before and did not return, so it is no error if nothing is mapped.
 
         Raises HostError, or BadState where the kernel unmapped another number of bytes: assume that
         the device still reaches it.

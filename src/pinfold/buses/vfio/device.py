@@ -24,6 +24,14 @@ if TYPE_CHECKING:
 class VfioDevice:
     """The device of a vfio bus.
 
+    Attributes:
+      address: as ``lspci -D`` writes it.
+      config: its configuration space, a `pinfold.buses.vfio.config.ConfigSpace`.
+      interrupts: its interrupts, a `pinfold.buses.vfio.interrupts.DeviceInterrupts`. Its `enable`
+        takes an `pinfold.buses.vfio.interrupts.InterruptKind` (INTX, MSI or MSIX) and gives an
+        eventfd a vector: ``device.interrupts.enable(InterruptKind.MSI).wait(1.0)``.
+      mastering: True from when it was let master the bus until it was stopped from that.
+
     Args:
       address: as ``lspci -D`` writes it.
       fd: its descriptor, which it closes.
@@ -33,6 +41,7 @@ class VfioDevice:
         self.address = address
         self._fd = fd
         self._bars: dict[int, VfioBar] = {}
+        self.mastering = False
         self._lock: threading.RLock | LostLock = threading.RLock()
         self._refusal: type[BadState] | None = None
         try:
@@ -45,10 +54,10 @@ class VfioDevice:
             with noted("closing the device", error):
                 calls.close(fd)
             raise
-        self.config = ConfigSpace(fd, region)
-        """Its configuration space."""
+        self.config = ConfigSpace(
+            fd, region, lambda: any(bar.mapped for bar in list(self._bars.values()))
+        )
         self.interrupts = DeviceInterrupts(address, fd)
-        """Its interrupts."""
 
     def bar(self, index: int) -> VfioBar:
         """A memory BAR; the same object each time. It is valid until the bus is closed.
@@ -85,32 +94,41 @@ class VfioDevice:
           BadState: the bus is closed.
           HostError: the kernel refused.
         """
-        self._refuse_if_closed()
         if not self.resets:
+            self._refuse_if_closed()
             raise NotSupported(
                 f"PCI device {self.address} has no reset: neither its function, nor its power "
                 "state, nor its slot can be reset alone",
                 remedy="stop it through its own registers",
             )
-        with translated(f"reset PCI device {self.address}"):
-            vfio.reset(self._fd)
+        with self._lock:
+            self._refuse_if_closed()
+            with translated(f"reset PCI device {self.address}"):
+                vfio.reset(self._fd)
 
     def start(self) -> None:
         """Let it master the bus. Raises HostError."""
-        self._refuse_if_closed()
-        self.config.set_master(allowed=True)
+        with self._lock:
+            self._refuse_if_closed()
+            self.mastering = True  # before: what is broken off may have done it
+            self.config.set_master(allowed=True)
 
     def stop(self) -> None:
         """Bus mastering off, then reset where it has one: both are tried. Not after `close`.
 
         Raises HostError: the kernel refused one.
         """
-        if self._refusal is not None:  # given back, so the kernel has stopped it
-            return
-        steps: list[Callable[[], object]] = [lambda: self.config.set_master(allowed=False)]
-        if self.resets:
-            steps.append(self.reset)
-        each_tried(steps)
+        with self._lock:
+            if self._refusal is not None:  # given back, so the kernel has stopped it
+                return
+            steps: list[Callable[[], object]] = [self._end_mastering]
+            if self.resets:
+                steps.append(self.reset)
+            each_tried(steps)
+
+    def _end_mastering(self) -> None:
+        self.config.set_master(allowed=False)
+        self.mastering = False
 
     def close(self) -> None:
         """Give back what refers to the device, then the device. Twice is once."""
@@ -131,11 +149,11 @@ class VfioDevice:
         closed, self._refusal = self._refusal is not None, WrongProcess
         self._lock = LostLock()
         self.config.abandon()
-        self.interrupts.abandon()
-        for bar in self._bars.values():
-            bar.abandon()
+        steps: list[Callable[[], object]] = [self.interrupts.abandon]
+        steps += [bar.abandon for bar in self._bars.values()]
         if not closed:
-            self._close_fd()
+            steps.append(self._close_fd)
+        each_tried(steps)
 
     def _refuse_if_closed(self) -> None:
         if self._refusal is not None:

@@ -6,12 +6,15 @@
 # proof that something was stopped, and no record proves nothing.
 #
 # The log is read when somebody asks for the faults. What was nearest to the address is looked up
-# then, among the grants of that moment and the last ones that were revoked.
+# then, among the grants of that moment and the last ones that were revoked. So a reason is that of
+# the moment when the log is read. The line has a time, but of a clock (the scheduler's) that nobody
+# keeps in step with ours: after a day they are seconds apart, and a pin lives for microseconds.
 #
 # Source: dmar_fault_do_one in drivers/iommu/intel/dmar.c, amd_iommu_report_page_fault in
 # drivers/iommu/amd/iommu.c. Intel's line does not name the PCI domain.
 from __future__ import annotations
 
+import errno
 import re
 import threading
 from collections import deque
@@ -21,7 +24,7 @@ from typing import TYPE_CHECKING, Final
 from pinfold.faults import Fault, FaultLog
 from pinfold.host.kmsg import KernelLog
 from pinfold.host.pci import PciAddress
-from pinfold.memory.hosterrors import translated
+from pinfold.memory.hosterrors import from_host, translated
 from pinfold.memory.locks import LostLock
 from pinfold.rights import Perm
 from pinfold.units import PAGE_SIZE, page_down
@@ -42,6 +45,11 @@ _AMD: Final = re.compile(
     r"address=0x(?P<address>[0-9a-f]+) flags=0x(?P<flags>[0-9a-f]+)"
 )
 _AMD_WRITE: Final = 0x020
+
+_NOT_READABLE: Final = frozenset(
+    (errno.EPERM, errno.EACCES, errno.ENOENT, errno.ENODEV, errno.ENXIO, errno.ENOSYS)
+)
+"""What opening the log says where this process may not, or a kernel or container has none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,9 +102,15 @@ class KernelFaultLog(FaultLog):
     where its page begins and its ``size`` is that page: the log says no more. Listeners hear of a
     fault when somebody looks at the records; not of `total`, which is asked inside locks, too.
 
+    A fault's reason is the one that holds when the log is read. To have it as of the access, look
+    before anything is unpinned.
+
     Args:
       device: whose.
       explain: why an access to a page, READ or WRITE, was stopped.
+
+    Raises:
+      NoMemory, HostError: the log could not be opened, though it is there and may be read.
     """
 
     __slots__ = ("_device", "_explain", "_lock", "_log", "_untold")
@@ -113,8 +127,10 @@ class KernelFaultLog(FaultLog):
         self._untold: deque[Fault] = deque()
         try:
             self._log: KernelLog | None = KernelLog()
-        except OSError:  # documented: without the log there are no faults to show
-            self._log = None
+        except OSError as error:
+            if error.errno not in _NOT_READABLE:
+                raise from_host("open the kernel's log", error) from error
+            self._log = None  # documented: without the log there are no faults to show
 
     @property
     def readable(self) -> bool:
@@ -168,10 +184,11 @@ class KernelFaultLog(FaultLog):
 
     def close(self) -> None:
         """Read once more, then no longer; what was found stays."""
-        try:
-            self._read()
-        finally:
-            self._drop()
+        with self._lock:  # whoever reads is done before the descriptor is somebody else's
+            try:
+                self._read()
+            finally:
+                self._drop()
 
     def abandon(self) -> None:
         """In a forked child: close the child's copy of the descriptor; no more is found."""

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 class VfioGrant(Grant):
     """One mapping."""
 
-    __slots__ = ("live", "lock", "number", "start", "stop")
+    __slots__ = ("live", "lock", "number", "start", "stop", "unmapping")
 
     def __init__(self, pinned: PinnedRange, perms: int, number: int) -> None:
         self.pinned = pinned
@@ -23,6 +23,9 @@ class VfioGrant(Grant):
         self.start = self.stop = 0
         self.live = False
         """True from when the kernel has mapped it until it has unmapped it."""
+        self.unmapping = False
+        """True from when the kernel was first asked to unmap it: it may have, and been broken off
+        before that was written down."""
         self.lock: threading.RLock | LostLock = threading.RLock()
         """Held while the kernel unmaps it: whoever revokes as well waits until that is done."""
 

@@ -4,14 +4,21 @@
 # with all their vectors in one go. INTx is a level: the kernel masks it as it arrives, and it stays
 # masked until `unmask`, after the driver has had the device lower it.
 #
-# An eventfd in a vector keeps nothing alive but itself; `disable` takes it out again.
+# An eventfd in a vector keeps nothing alive but itself; `disable` takes it out again. Order there:
+# the kernel takes the vectors away, THEN the device is free for the next `enable`, and both under
+# one lock: the request names the device and not who had enabled it. A descriptor that somebody is
+# waiting on is closed by the last who waits: its number could be another file's by then.
 from __future__ import annotations
 
 import enum
+import errno
 import threading
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Self
 
+from pinfold.buses.vfio.refusals import is_the_kernels
 from pinfold.errors import BadState, InvalidArgs, NotSupported, TimedOut, WrongProcess
 from pinfold.host import abi_vfio as abi
 from pinfold.host import calls, eventfd, vfio
@@ -19,7 +26,7 @@ from pinfold.memory.hosterrors import each_tried, noted, translated
 from pinfold.memory.locks import LostLock
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from types import TracebackType
 
 
@@ -51,13 +58,22 @@ class DeviceInterrupts:
         self._address = address
         self._fd = device
         self._enabled: Interrupts | None = None
-        self._lock: threading.RLock | LostLock = threading.RLock()
+        self.lock: threading.RLock | LostLock = threading.RLock()
+        """Held over every request on the device, and while the descriptor is being taken away."""
         self._refusal: type[BadState] | None = None
 
     def info(self, kind: InterruptKind) -> InterruptInfo:
-        """What the device has of one kind. Raises HostError; BadState after the bus is closed."""
+        """What the device has of one kind.
+
+        Raises:
+          InvalidArgs: there is no such kind.
+          BadState: the bus is closed.
+          HostError: the kernel refused.
+        """
+        kind = _known(kind)
         self._refuse_if_closed()
-        with translated(f"ask PCI device {self._address} about {kind.name}"):
+        with self.lock, translated(f"ask PCI device {self._address} about {kind.name}"):
+            self._refuse_if_closed()
             found = vfio.irq_info(self._fd, kind)
         return InterruptInfo(
             kind=kind,
@@ -80,12 +96,15 @@ class DeviceInterrupts:
           eventfds: the caller's own, one a vector; they stay the caller's. By default new ones.
 
         Raises:
-          InvalidArgs: ``count`` is not > 0, or there is another number of eventfds.
+          InvalidArgs: there is no such kind, ``count`` is not > 0, or there is another number of
+            eventfds.
           NotSupported: the device has no such interrupt, or not so many vectors (``.available``).
           BadState: interrupts are enabled already, or the bus is closed.
           NoMemory, HostError: the kernel refused; nothing is enabled.
         """
-        with self._lock:
+        kind = _known(kind)
+        self._refuse_if_closed()
+        with self.lock:
             info = self.info(kind)
             if count <= 0 or (eventfds is not None and len(eventfds) != count):
                 raise InvalidArgs(
@@ -110,21 +129,20 @@ class DeviceInterrupts:
             return self._enabled
 
     def disabled(self, interrupts: Interrupts) -> None:
-        """For `Interrupts`: they are no longer enabled."""
-        with self._lock:
-            if self._enabled is interrupts:
-                self._enabled = None
+        """For `Interrupts`, which has the lock: they are no longer enabled."""
+        if self._enabled is interrupts:
+            self._enabled = None
 
     def close(self) -> None:
         """The descriptor is about to be closed: take the eventfds out. Twice is once."""
-        with self._lock:
+        with self.lock:
             self._refusal = self._refusal or BadState
             if self._enabled is not None:
-                self._enabled.disable()
+                self._enabled.close()
 
     def abandon(self) -> None:
         """In a forked child: close the child's copies of the eventfds."""
-        self._lock = LostLock()
+        self.lock = LostLock()
         self._refusal = WrongProcess
         if self._enabled is not None:
             self._enabled.abandon()
@@ -134,10 +152,22 @@ class DeviceInterrupts:
             raise self._refusal(f"PCI device {self._address} was given back with its bus")
 
 
+def _known(kind: InterruptKind) -> InterruptKind:
+    """The kind, which may be given as its number. Raises InvalidArgs: there is no such kind."""
+    try:
+        return InterruptKind(kind)
+    except ValueError as error:
+        known = ", ".join(f"InterruptKind.{each.name}" for each in InterruptKind)
+        raise InvalidArgs(
+            f"{kind!r} is no kind of interrupt", available=known, remedy="name one of those"
+        ) from error
+
+
 class Interrupts:
     """Enabled vectors of one kind, each with an eventfd. Made by `DeviceInterrupts.enable`.
 
-    After `disable`, and after the bus is closed, every call but `disable` raises `BadState`.
+    After `disable`, and after the bus is closed, every call but `disable` raises `BadState`. A
+    `wait` that is under way does too, except on an eventfd of the caller's own: it goes on.
     """
 
     def __init__(
@@ -154,6 +184,10 @@ class Interrupts:
         self._own = eventfds is None
         self._fds: list[int] = list(eventfds or ())
         self._refusal: type[BadState] | None = None
+        self._turning_off = False
+        """True while the kernel may have disabled them, and that is not written down."""
+        self._waiting = 0
+        """Calls that are using an eventfd."""
         try:
             with translated(f"enable {count} vector(s) of {kind.name}"):
                 while len(self._fds) < count:
@@ -169,9 +203,11 @@ class Interrupts:
         return len(self._fds)
 
     def fileno(self, vector: int = 0) -> int:
-        """The eventfd of a vector, for `select` and its kin. Raises InvalidArgs: no such vector."""
-        self._check(vector)
-        return self._fds[vector]
+        """The eventfd of a vector, for `select` and its kin, until `disable`.
+
+        Raises InvalidArgs: there is no such vector.
+        """
+        return self._fd(vector)
 
     def wait(self, timeout: float | None = None, vector: int = 0) -> int:
         """Wait for a vector; how often it has interrupted since it was last asked.
@@ -182,20 +218,20 @@ class Interrupts:
         Raises:
           TimedOut: it did not.
           InvalidArgs: there is no such vector.
+          BadState: they are disabled, or were meanwhile.
         """
-        self._check(vector)
-        with translated(f"wait for {self.kind.name}"):
-            arrived = eventfd.wait(self._fds[vector], timeout)
-            count = eventfd.take(self._fds[vector]) if arrived else 0
+        with self._in_use(vector) as fd, translated(f"wait for {self.kind.name}"):
+            arrived = eventfd.wait(fd, timeout)
+            self._refuse_if_disabled()
+            count = eventfd.take(fd) if arrived else 0
         if not count:
             raise TimedOut(f"vector {vector} of {self.kind.name} did not interrupt", asked=timeout)
         return count
 
     def poll(self, vector: int = 0) -> int:
         """How often a vector has interrupted since it was last asked; does not wait."""
-        self._check(vector)
-        with translated(f"read {self.kind.name}"):
-            return eventfd.take(self._fds[vector])
+        with self._in_use(vector) as fd, translated(f"read {self.kind.name}"):
+            return eventfd.take(fd)
 
     def clear(self) -> None:
         """Forget what has arrived on any vector."""
@@ -204,7 +240,6 @@ class Interrupts:
 
     def trigger(self, vector: int = 0) -> None:
         """Have the kernel act as if the device had interrupted: it tries all but the device."""
-        self._check(vector)
         with translated(f"trigger {self.kind.name}"):
             self._set(abi.VFIO_IRQ_SET_ACTION_TRIGGER, vector)
 
@@ -222,7 +257,7 @@ class Interrupts:
         self._mask(abi.VFIO_IRQ_SET_ACTION_MASK, vector)
 
     def _mask(self, action: int, vector: int) -> None:
-        self._check(vector)
+        self._fd(vector)
         if not self._owner.info(self.kind).maskable:
             raise NotSupported(
                 f"{self.kind.name} is not masked through VFIO", remedy="mask it in the device"
@@ -231,40 +266,82 @@ class Interrupts:
             self._set(action, vector)
 
     def _set(self, action: int, vector: int) -> None:
-        vfio.set_irqs(self._device, self.kind, action, vector, 1)
+        self._refuse_if_disabled()
+        with self._owner.lock:
+            self._fd(vector)
+            vfio.set_irqs(self._device, self.kind, action, vector, 1)
 
     def disable(self) -> None:
         """No more interrupts; eventfds that are not the caller's are closed. Twice is once.
 
-        Raises HostError: the kernel refused; they may still be enabled.
+        Raises HostError: the kernel refused; they are enabled as before, and may be disabled again.
         """
         if self._refusal is not None:
             return
-        self._refusal = BadState
-        self._owner.disabled(self)
-        each_tried([self._turn_off, self._close_fds])
+        with self._owner.lock:
+            if self._refusal is None:
+                self._turn_off()
+                self._end()
+
+    def close(self) -> None:
+        """For the owner, which has the lock and is about to close the device, and all with it."""
+        if self._refusal is None:
+            each_tried([self._turn_off, self._end])
 
     def _turn_off(self) -> None:
+        again, self._turning_off = self._turning_off, True
         with translated(f"disable {self.kind.name}"):
-            vfio.set_irqs(self._device, self.kind, abi.VFIO_IRQ_SET_ACTION_TRIGGER, 0, 0)
+            try:
+                vfio.set_irqs(self._device, self.kind, abi.VFIO_IRQ_SET_ACTION_TRIGGER, 0, 0)
+            except OSError as error:
+                if not is_the_kernels(error):
+                    raise
+                if not (again and error.errno == errno.EINVAL):  # it was done, and broken off
+                    self._turning_off = again
+                    raise
+
+    def _end(self) -> None:
+        self._refusal = BadState
+        self._owner.disabled(self)
+        if not self._waiting:
+            self._close_fds()
+        elif self._own:
+            each_tried([partial(_wake, fd) for fd in self._fds])
 
     def _close_fds(self) -> None:
         fds, self._fds = self._fds, []
         if self._own:
-            for fd in fds:
-                with translated("close an eventfd"):
-                    calls.close(fd)
+            each_tried([partial(_close, fd) for fd in fds])
 
     def abandon(self) -> None:
         """In a forked child: close the child's copies."""
         self._refusal = WrongProcess
         self._close_fds()
 
-    def _check(self, vector: int) -> None:
+    @contextmanager
+    def _in_use(self, vector: int) -> Iterator[int]:
+        """The eventfd of a vector, which stays open as long as the block takes."""
+        self._refuse_if_disabled()
+        with self._owner.lock:
+            fd = self._fd(vector)
+            self._waiting += 1
+        try:
+            yield fd
+        finally:
+            with self._owner.lock:
+                self._waiting -= 1
+                if self._refusal is not None and not self._waiting:
+                    self._close_fds()
+
+    def _refuse_if_disabled(self) -> None:
         if self._refusal is not None:
             raise self._refusal("these interrupts are disabled")
+
+    def _fd(self, vector: int) -> int:
+        self._refuse_if_disabled()
         if not 0 <= vector < len(self._fds):
             raise InvalidArgs("there is no such vector", asked=vector, limit=len(self._fds))
+        return self._fds[vector]
 
     def __enter__(self) -> Self:
         return self
@@ -276,3 +353,13 @@ class Interrupts:
         trace: TracebackType | None,
     ) -> None:
         self.disable()
+
+
+def _wake(fd: int) -> None:
+    with translated("wake who waits for an interrupt"):
+        eventfd.add(fd)
+
+
+def _close(fd: int) -> None:
+    with translated("close an eventfd"):
+        calls.close(fd)

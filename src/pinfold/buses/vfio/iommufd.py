@@ -210,18 +210,24 @@ class IommufdContainer:
                 fd, start = file
                 iommufd.map_file(self._iommu, self._ioas, fd, start, iova, size, flags)
         except OSError as error:
+            if not refusals.is_the_kernels(error):
+                raise
             what = f"map {size:#x} bytes of {pinned.what} at {iova:#x}"
             raise _from_map(what, error, size) from error
 
-    def unmap(self, iova: int, size: int) -> None:
+    def unmap(self, iova: int, size: int, *, again: bool = False) -> None:
         """See `Container.unmap`."""
         self._check()
         what = f"unmap {size:#x} bytes at {iova:#x}"
         try:
             unmapped = iommufd.unmap(self._iommu, self._ioas, iova, size)
         except OSError as error:
+            if not refusals.is_the_kernels(error):
+                raise
             remedy = None
             if error.errno == errno.ENOENT:  # nothing there, or a part of something
+                if again:  # what was mapped is no part, so it is gone
+                    return
                 remedy = "unmap what was mapped, whole and once"
             raise HostError(what, error, remedy=remedy) from error
         if unmapped != size:
@@ -230,7 +236,7 @@ class IommufdContainer:
                 asked=size,
                 available=unmapped,
                 holder="whoever else has the iommufd: a forked child could map in it",
-                remedy="close the bus, which ends every mapping",
+                remedy="have that end, then release_quarantine(): what is not mapped then is gone",
             )
 
     def close(self) -> None:

@@ -5,6 +5,8 @@
 from __future__ import annotations
 
 import errno
+import os
+import pwd
 from typing import TYPE_CHECKING
 
 from pinfold.errors import (
@@ -62,12 +64,30 @@ def not_viable(group: int, neighbours: list[PciDevice]) -> BadState:
     )
 
 
+def is_the_kernels(error: OSError) -> bool:
+    """False for what a signal handler raised, a TimeoutError for one.
+
+    It may come right after the kernel has done what was asked, so it is no refusal. One that has an
+    errno cannot be told from the kernel's own.
+    """
+    return error.errno is not None and not isinstance(error, TimeoutError)
+
+
+def _user() -> str:
+    """Who this process runs as, for a command that somebody else will run."""
+    number = os.geteuid()
+    try:
+        return pwd.getpwuid(number).pw_name
+    except KeyError:  # it has no name here, and chown takes the number
+        return str(number)
+
+
 def from_open(path: str, error: OSError) -> PinfoldError:
     """Opening a container, a group or a device's own file was refused."""
     if error.errno in (errno.EACCES, errno.EPERM):
         return AccessDenied(
             f"this process may not open {path}",
-            remedy=f"run as its owner, or as root: chown $USER {path}",
+            remedy=f"run as its owner, or as root: chown {_user()} {path}",
         )
     if error.errno == errno.EBUSY:
         return Unavailable(

@@ -2,8 +2,12 @@
 #
 # An access is aligned and of exactly its width: one pread or pwrite, which the kernel makes one
 # access of. Some kernels split eight bytes in two.
+#
+# Looking whether the descriptor is still ours and using it are one step, under a lock: a number
+# that is closed in between is soon another file's, and a register's value would be written to that.
 from __future__ import annotations
 
+import threading
 from typing import TYPE_CHECKING, Final
 
 from pinfold.errors import BadState, HostError, InvalidArgs, OutOfRange, WrongProcess
@@ -29,6 +33,8 @@ class Region:
         self._fd = device
         self._start = info.offset
         self._refusal: type[BadState] | None = None
+        self.lock = threading.RLock()
+        """Held over each access, and by `close`; hold it over several that belong together."""
         self.size = info.size
         """Bytes."""
 
@@ -55,15 +61,18 @@ class Region:
             raise InvalidArgs(f"a value of {width} byte(s), not negative", asked=value)
 
     def read(self, offset: int, width: int) -> int:
-        """Read what was checked. Raises HostError."""
-        with translated(f"read {self._what} at {offset:#x}", asked=width):
+        """Check and read. Raises as `check`, and HostError."""
+        with self.lock, translated(f"read {self._what} at {offset:#x}", asked=width):
+            self.check(offset, width)
             data = vfio.read_region(self._fd, self._start + offset, width)
         self._refuse_short(len(data), offset, width)
         return int.from_bytes(data, "little")
 
     def write(self, offset: int, width: int, value: int) -> None:
-        """Write what was checked. Raises HostError."""
-        with translated(f"write {self._what} at {offset:#x}", asked=width):
+        """Check and write. Raises as `check` and `check_value`, and HostError."""
+        with self.lock, translated(f"write {self._what} at {offset:#x}", asked=width):
+            self.check(offset, width)
+            self.check_value(value, width)
             data = value.to_bytes(width, "little")
             done = vfio.write_region(self._fd, self._start + offset, data)
         self._refuse_short(done, offset, width)
@@ -74,9 +83,11 @@ class Region:
             raise HostError(f"{self._what} at {offset:#x}", error)
 
     def close(self) -> None:
-        """The descriptor is about to be closed."""
-        self._refusal = self._refusal or BadState
+        """The descriptor is about to be closed. Waits for the access that is under way."""
+        with self.lock:
+            self._refusal = self._refusal or BadState
 
     def abandon(self) -> None:
         """In a forked child."""
         self._refusal = WrongProcess
+        self.lock = threading.RLock()  # a thread that is not in the child may have had the other

@@ -9,7 +9,11 @@
 #
 # Locks: `VfioSpace.lock` for the table of grants, never held while the kernel maps or unmaps, which
 # takes long; each grant's own while it is being unmapped. Order: the kernel object's (if the caller
-# has it), then a grant's, then the table's.
+# has it), then the bus's, a grant's, the table's.
+#
+# A call can be broken off at any point, by a Ctrl-C or by what a signal handler raises. Then nobody
+# knows whether the kernel had mapped: the address stays taken. Nothing that was put off runs before
+# the outcome of a call is certain, or its exception would be taken for the outcome.
 from __future__ import annotations
 
 import threading
@@ -20,10 +24,11 @@ from pinfold.bus import Extent, out_of_reach_text, reach
 from pinfold.buses.diagnosis import Diagnosis
 from pinfold.buses.placing import no_room, within
 from pinfold.buses.vfio.grant import VfioGrant
-from pinfold.errors import InvalidArgs, LimitReached, NotSupported, OutOfReach
+from pinfold.errors import InvalidArgs, LimitReached, NotSupported, OutOfReach, PinfoldError
 from pinfold.faults import FaultReason
-from pinfold.memory.locks import LostLock, held_by_this_thread, refuse_inside
+from pinfold.memory.locks import LostLock, Reentered, held_by_this_thread, refuse_inside
 from pinfold.memory.space import Placement
+from pinfold.rights import describe_perms
 from pinfold.units import ByteRange, DevVa, human_size
 
 if TYPE_CHECKING:
@@ -74,30 +79,32 @@ class VfioSpace:
 
     @property
     def idle(self) -> bool:
-        """True while nobody has an authority for the device, and nothing is granted to it."""
-        return not self.users and not self.live_grants()
+        """True while nobody has an authority for the device, and no address is taken.
+
+        It takes no lock: it is asked under the bus's, for which a finaliser may wait that has ours.
+        """
+        return not self.users and not self._space.blocks
 
     # Granting -----------------------------------------------------------------------------------
 
     def grant(self, pinned: PinnedRange, perms: int) -> Grant:
         """See `pinfold.bus.DeviceSpace.grant`.
 
-        Raises: as there, and as `Container.map`.
+        Raises: as there, and as `Container.map`. After any other exception it may be granted, and
+        the address stays taken until the bus is closed.
         """
         grant = VfioGrant(pinned, perms, next(self._bus.numbers))
+        with self.lock:
+            self._place(grant, pinned.size)
         try:
+            self._bus.container.map(pinned, grant.start, perms)
+        except Reentered:  # a signal handler's, which may have come when it was mapped
+            raise
+        except PinfoldError:
             with self.lock:
-                self._place(grant, pinned.size)
-            try:
-                self._bus.container.map(pinned, grant.start, perms)
-            except Exception:
-                with self.lock:
-                    self._space.remove(grant.start)
-                raise
-            # After a Ctrl-C it may be mapped: then its address stays taken, as its pages are held.
-            grant.live = True
-        finally:
-            self._settle()
+                self._space.remove(grant.start)
+            raise
+        grant.live = True
         return grant
 
     def _place(self, grant: VfioGrant, size: int) -> None:
@@ -112,39 +119,55 @@ class VfioSpace:
         raise self._no_room(size)
 
     def revoke(self, grant: Grant) -> None:
-        """See `pinfold.bus.DeviceSpace.revoke`. Raises as `Container.unmap`."""
+        """See `pinfold.bus.DeviceSpace.revoke`. Raises as `Container.unmap`.
+
+        What was broken off is finished by revoking again: what is no longer mapped then, is gone.
+        """
         if not isinstance(grant, VfioGrant):
             raise InvalidArgs("a grant of another bus")
         refuse_inside(self.lock)
         refuse_inside(grant.lock)
-        try:
-            with self.lock:  # in a forked child this raises
-                pass
-            with grant.lock:
-                if not grant.live:  # revoking again is allowed
-                    return
-                self._bus.container.unmap(grant.start, grant.stop - grant.start)
+        with self.lock:  # in a forked child this raises
+            pass
+        with grant.lock:
+            if grant.live:
+                again, grant.unmapping = grant.unmapping, True
+                size = grant.stop - grant.start
+                self._bus.container.unmap(grant.start, size, again=again)
                 grant.live = False
-                with self.lock:
+            with self.lock:
+                found = self._space.blocks.find(grant.start)
+                if found is not None and found[2] is grant:  # revoking again is allowed
                     self._space.remove(grant.start)
                     self._diagnosis.forget(grant)
-        finally:
-            self._settle()
+        self._settle()
 
     def live_grants(self) -> list[Grant]:
         """The grants that are live, by address."""
         with self.lock:
-            return [grant for _, _, grant in self._space.blocks if grant.live]
+            found: list[Grant] = [grant for _, _, grant in self._space.blocks if grant.live]
+        self._settle()
+        return found
 
     def explain(self, page: int, access: int) -> tuple[FaultReason, str, GrantRecord | None]:
-        """Why the IOMMU stopped an access to a page: as it looks now, which is later."""
+        """Why the IOMMU stopped an access to a page: as it looks now, which is later.
+
+        An access that a revoked grant never permitted is NOT_PERMITTED, as it is while the grant
+        lives: before or after, that is true. Of one that it did permit nothing but REVOKED can be.
+        """
         with self.lock:
             found = self._space.blocks.find(page)
             grant = None if found is None else found[2]
             if grant is not None and grant.perms & access:
                 detail = f"nothing was granted there then; grant {grant.number} is now"
                 return FaultReason.NOTHING_THERE, detail, None
-            return self._diagnosis.explain(page, 1, access, grant)
+            reason, detail, nearest = self._diagnosis.explain(page, 1, access, grant)
+        if reason is FaultReason.REVOKED and nearest is not None and not nearest.perms & access:
+            reason = FaultReason.NOT_PERMITTED
+            allowed = describe_perms(nearest.perms)
+            detail = f"grant {nearest.number} permitted {allowed}, not {describe_perms(access)}, "
+            detail += "and has been revoked since, or before"
+        return reason, detail, nearest
 
     def notify_idle(self, settle: Callable[[], None]) -> None:
         """See `pinfold.bus.DeviceSpace.notify_idle`."""
@@ -172,13 +195,12 @@ class VfioSpace:
         return self._bus.device
 
     def quiesce(self) -> None:
-        """Nobody drives the device any more: bus mastering off, then reset."""
-        self.driving -= 1
-        if not self.driving:
-            self._bus.device.stop()
+        """One handle is gone. After the last: bus mastering off, then reset."""
+        refuse_inside(self.lock)
+        self._bus.quiesce(self)
 
     def close(self) -> None:
-        """One user is done. Raises `Unavailable` in a finaliser inside a call of its thread."""
+        """One user is done. Raises as `VfioBus.detach`."""
         refuse_inside(self.lock)
         self._bus.detach(self)
 

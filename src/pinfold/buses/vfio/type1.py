@@ -108,6 +108,8 @@ class Type1Container:
         try:
             vfio.map_dma(container, pinned.host_address, iova, size, dma_flags(perms))
         except OSError as error:
+            if not refusals.is_the_kernels(error):
+                raise
             what = f"map {size:#x} bytes of {pinned.what} at {iova:#x}"
             raise refusals.from_map(
                 what, error, size=size, limit=self._limit, mapped=self._mapped
@@ -115,20 +117,22 @@ class Type1Container:
         with self._books:
             self._mapped += 1
 
-    def unmap(self, iova: int, size: int) -> None:
+    def unmap(self, iova: int, size: int, *, again: bool = False) -> None:
         """See `Container.unmap`."""
         container = self._open_fd(self._container)
         try:
             unmapped = vfio.unmap_dma(container, iova, size)
         except OSError as error:
+            if not refusals.is_the_kernels(error):
+                raise
             raise HostError(f"unmap {size:#x} bytes at {iova:#x}", error) from error
-        if unmapped != size:
+        if unmapped != size and (unmapped or not again):
             raise BadState(
                 f"the kernel unmapped another number of bytes at {iova:#x} than were mapped",
                 asked=size,
                 available=unmapped,
                 holder="whoever else has the container: a forked child could unmap it",
-                remedy="close the bus, which ends every mapping",
+                remedy="have that end, then release_quarantine(): what is not mapped then is gone",
             )
         with self._books:
             self._mapped -= 1
