@@ -127,6 +127,27 @@ def test_a_limit_without_room_for_a_ring() -> None:
         assert "RLIMIT_MEMLOCK" in found["text"]
 
 
+@needs_root
+def test_a_ring_that_was_closed_is_not_in_the_way() -> None:
+    """Until the kernel has taken it apart, a moment later, it counts against the limit."""
+    found = told("""
+    become_somebody(16 * PAGE_SIZE)
+    texts = []
+    with pf.Vmo(4 * PAGE_SIZE) as vmo:
+        for _ in range(50):
+            try:
+                with pf.open_bus("io_uring") as bus, bus.initiator(1) as bti:
+                    bti.pin(vmo, perms=RW).unpin()
+            except LimitReached as error:
+                texts.append(str(error))
+        with pf.open_bus("io_uring") as bus, bus.initiator(1) as bti, pf.Vmo(PAGE_SIZE * 17) as vmo:
+            texts.append(str(refused(lambda: bti.pin(vmo, perms=RW))))
+    print(json.dumps(texts))
+    """)
+    assert len(found) == 1
+    assert "a moment" in found[0]
+
+
 def test_with_the_capability_the_limit_does_not_count() -> None:
     """Root is not bound: nothing is counted against it."""
     found = told("""

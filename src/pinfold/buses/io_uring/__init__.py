@@ -217,9 +217,10 @@ def _checked(depth: int) -> int:
 def _probe() -> None:
     """Raise what `registering.of_ring` says where io_uring is not to be had."""
     try:
-        Ring(1, 1).close()
+        ring = registering.patiently(partial(Ring, 1, 1))
     except OSError as error:
         raise registering.of_ring(error) from error
+    registering.close(ring)
 
 
 def open_bus(physical: PhysicalMap, **options: Any) -> UringBus:

@@ -14,6 +14,7 @@ import errno
 import os
 import threading
 from collections import deque
+from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from pinfold.buses import registering
@@ -103,7 +104,7 @@ class UringSpace:
         self.file = file
         self._table = Table(address_bits)
         try:
-            self._ring = Ring(depth, len(self._table.perms))
+            self._ring = registering.patiently(partial(Ring, depth, len(self._table.perms)))
         except OSError as error:
             raise registering.of_ring(error) from error
         self._lock = threading.RLock()
@@ -156,23 +157,33 @@ class UringSpace:
                 raise BadState("this device has left its bus")
             if not self._table.place(grant, pinned.size):
                 raise self._no_slots(pinned.size)
-            try:
-                self._register(grant)
-            except BaseException:
-                self._table.space.remove(grant.start)
-                raise
+            self._register(grant)
             self._table.enter(grant, pinned.host_address)
         return grant
 
     def _register(self, grant: UringGrant) -> None:
-        """All of the grant's buffers, or none."""
-        pinned = grant.pinned
+        """All of the grant's buffers, or none: then its slots are free again, and it raises.
+
+        Only what the kernel refuses frees them. Any other exception may have come when it had
+        registered all: they stay the grant's, which nothing reaches, and `Bus.close` revokes it.
+        """
+        pinned, longest = grant.pinned, self._table.longest
         try:
-            done = self._ring.put(grant.slot, pinned.host_address, pinned.size, self._table.longest)
+            done = registering.patiently(
+                partial(self._ring.put, grant.slot, pinned.host_address, pinned.size, longest)
+            )
         except OSError as error:
-            raise registering.of_buffers(pinned, error) from error
-        if done == grant.slots:
-            return
+            if not registering.is_refusal(error):
+                raise
+            refused = registering.of_buffers(pinned, error)
+            self._table.space.remove(grant.start)
+            raise refused from error
+        if done != grant.slots:
+            self._undo(grant, done)
+
+    def _undo(self, grant: UringGrant, done: int) -> NoReturn:
+        """The kernel has registered only so many of the grant's buffers: none, then."""
+        pinned = grant.pinned
         # The kernel says only how far it came. Asking for the next alone gives its reason.
         reason = OSError(errno.EAGAIN, "the kernel stopped half way, and then did not")
         at = done * self._table.longest
@@ -180,17 +191,21 @@ class UringSpace:
         try:
             done += self._ring.put(grant.slot + done, pinned.host_address + at, rest, rest)
         except OSError as error:
+            if not registering.is_refusal(error):
+                raise
             reason = error
         undone: OSError | None = None
         try:
             self._clear(grant.slot, done)
         except OSError as error:
+            if not registering.is_refusal(error):
+                raise
             undone = error
-        failed = registering.of_buffers(
-            pinned, reason
-        )  # of what else is held, so after these have gone
+        # It tells what else is held, so after these have gone.
+        failed = registering.of_buffers(pinned, reason)
         if undone is not None:
             failed.add_note(f"undoing it failed too, empty {done} slots: {undone}")
+        self._table.space.remove(grant.start)
         raise failed from reason
 
     def _clear(self, slot: int, count: int) -> None:
@@ -348,8 +363,7 @@ class UringSpace:
                 each_tried((self._close_ring, self._close_file, self._close_port_file))
 
     def _close_ring(self) -> None:
-        with translated("close an io_uring"):
-            self._ring.close()
+        registering.close(self._ring)
 
     def _close_file(self) -> None:
         if self.file is not None:
