@@ -8,6 +8,7 @@ from __future__ import annotations
 import gc
 import threading
 import warnings
+from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
 import pytest
@@ -213,7 +214,7 @@ def test_the_memory_object_may_be_closed_meanwhile(kernel: pf.Kernel, bus: pf.Io
         before = kernel.statistics().objects
         with (
             bus.initiator(1) as bti,
-            Around(bti, name, before=lambda: elsewhere(vmo.close)) as around,
+            Around(bti, name, before=partial(elsewhere, vmo.close)) as around,
         ):
             bti.pin(vmo, perms=RW).unpin()
             assert around.calls == 1
