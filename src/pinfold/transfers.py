@@ -25,7 +25,7 @@ TRANSFER: Final = np.dtype([("write", "?"), ("address", "u8"), ("size", "u8"), (
 ``size``: bytes. ``at``: bytes into the file."""
 
 _FILE_END: Final = np.uint64(1 << 63)
-"""Where the offsets of files end."""
+"""Where the offsets of files end; the largest file has a byte less."""
 
 
 def transfers(found: NDArray[Any] | Iterable[tuple[bool, int, int, int]]) -> NDArray[Any]:
@@ -54,8 +54,12 @@ def transfers(found: NDArray[Any] | Iterable[tuple[bool, int, int, int]]) -> NDA
     beyond = copied["at"] >= _FILE_END
     beyond |= copied["size"] >= _FILE_END - copied["at"]
     if beyond.any():
-        at = int(copied["at"][beyond][0])
-        raise InvalidArgs("no file has so many bytes", asked=at, limit=int(_FILE_END))
+        first = copied[beyond][0]
+        raise InvalidArgs(
+            "no file has so many bytes",
+            asked=int(first["at"]) + int(first["size"]),
+            limit=int(_FILE_END) - 1,
+        )
     return copied
 
 

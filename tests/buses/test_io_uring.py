@@ -171,8 +171,9 @@ def test_the_table_is_the_limit(bus: pf.Iommu) -> None:
             assert "1 live grant" in str(caught.value)
         pins = [bti.pin(vmo, 0, PAGE, perms=READ) for _ in range(4)]
         assert sorted(int(pmt.addrs[0]) for pmt in pins) == [page * PAGE for page in (1, 3, 5, 7)]
-        with pytest.raises(LimitReached):
+        with pytest.raises(LimitReached) as caught:
             bti.pin(vmo, 0, PAGE, perms=READ)
+        assert caught.value.available == 0  # the slots between them stay empty
         for pmt in pins:
             pmt.unpin()
         assert pinned() == 0

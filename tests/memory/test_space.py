@@ -39,6 +39,7 @@ def test_blocks_fit_and_a_refusal_means_that_there_is_no_gap(
             for at in range(low, high - size + 1)
             if at % align == 0 and not taken.intersection(range(at, at + size))
         ]
+        assert (space.largest_gap(align) >= size) is bool(fits)
         got = space.place(size, align, serial)
         assert (got is None) is (not fits)
         if got is not None:
@@ -68,10 +69,16 @@ def test_without_lowest_an_address_rests() -> None:
 
 
 def test_the_largest_gap_is_what_there_is() -> None:
-    """For the message of a refusal."""
+    """For the message of a refusal; with guards, what a block could still get."""
     space: Placement[int] = Placement([(0, 10)])
     for _ in range(3):
         space.place(3, 1, 0)
     space.remove(3)
     assert space.largest_gap() == 3
     assert space.place(4, 1, 0) is None
+    guarded: Placement[int] = Placement([(8, 64)], guard=8)
+    for at in (8, 24, 40):
+        assert guarded.place(2, 8, 0) == at
+    assert guarded.largest_gap(8) == 64 - 56
+    assert guarded.place(1, 8, 0) == 56
+    assert guarded.largest_gap(8) == 0

@@ -31,12 +31,14 @@ def within(apertures: Sequence[Interval], address_bits: int) -> list[Interval]:
     return found
 
 
-def no_room(what: str, asked: int, space: Placement[Any], *, remedy: str = "") -> LimitReached:
+def no_room(
+    what: str, asked: int, space: Placement[Any], *, align: int = 1, remedy: str = ""
+) -> LimitReached:
     """The refusal when ``space`` has no gap for ``asked``; ``what`` says who has no room."""
     return LimitReached(
         what,
         asked=asked,
-        available=space.largest_gap(),
+        available=space.largest_gap(align),
         limit=space.size,
         holder=f"{len(space.blocks)} live grant(s)",
         remedy=remedy or "unpin something, or pin smaller ranges",

@@ -74,12 +74,14 @@ class Placement(Generic[V]):
         """Bytes in all the apertures."""
         return sum(high - low for low, high in self._apertures)
 
-    def largest_gap(self) -> int:
-        """Bytes in the largest free range, guards not counted; for messages."""
-        best = 0
+    def largest_gap(self, align: int = 1) -> int:
+        """Bytes in the largest block that `place` would find a gap for; for messages."""
+        best, guard = 0, self._guard
         for low, high in self._apertures:
             for start, stop in self.blocks.gaps(low, high):
-                best = max(best, stop - start)
+                first = start if start == low else start + guard  # behind a block
+                last = stop if stop == high else stop - guard
+                best = max(best, last - (first + align - 1 & -align))
         return best
 
     def _fits(self, start: int, size: int) -> bool:

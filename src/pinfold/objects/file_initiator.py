@@ -102,7 +102,8 @@ class FileInitiator(Bti):
           at: bytes into the file, of the first.
 
         The places are filled at once and in no order. What is counted are the bytes before the
-        first that was not moved. Raises as `read`, of the first that fails.
+        first that was not moved. Raises as `read`, of the first that fails: then any of the others,
+        before it and after it, may have been moved. `transfer` tells which.
         """
         return self._vector(segments, index(at), write=False)
 

@@ -255,6 +255,7 @@ class UringSpace:
             f"{-(-size // table.longest)} buffer(s) of {human_size(table.longest)} at most",
             size,
             table.space,
+            align=table.longest,
         )
 
     # Transfers ----------------------------------------------------------------------------------
