@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import gc
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -11,8 +12,10 @@ import pytest
 import pinfold as pf
 from pinfold.buses.vfio import VfioBus
 from pinfold.buses.vfio.interrupts import InterruptKind
-from pinfold.errors import BadState, HostError, Unavailable
+from pinfold.errors import BadState, HostError, NotSupported, Unavailable
+from pinfold.host import vfio
 from pinfold.testing.faults import FailFrom, HostCalls
+from tests.programs import run
 from tests.vfio.real import BOTH, READ, edu, opened
 
 P = pf.PAGE_SIZE
@@ -135,3 +138,48 @@ def test_every_call_of_opening_may_fail(process: pf.Process, vfio_edu64: str) ->
         break
     assert refused > 10
     pf.open_bus(f"vfio:{vfio_edu64}").close()
+
+
+@pytest.mark.vfio("edu1")
+def test_a_forked_child_closes_what_it_can(vfio_edu64: str) -> None:
+    """One close that fails is told, and keeps no other copy open: it would keep the group busy."""
+    found = run(
+        """
+        import os
+        from pinfold.buses.vfio import VfioBus
+        from pinfold.buses.vfio.interrupts import InterruptKind
+        from pinfold.testing.faults import FailNth
+
+        def held():
+            fds = os.listdir("/proc/self/fd")
+            names = [os.readlink(f"/proc/self/fd/{fd}") for fd in fds
+                     if os.path.lexists(f"/proc/self/fd/{fd}")]
+            return [name for name in names if "vfio" in name or "eventfd" in name]
+
+        bus = VfioBus(sys.argv[1], backend="type1")
+        bus.device.interrupts.enable(InterruptKind.MSI)
+        before = len(held())
+        try:
+            with FailNth(1, 5):
+                bus.abandon()
+            told = None
+        except PinfoldError as error:
+            told = str(error)
+        print(json.dumps([before, told, held()]))
+        """,
+        vfio_edu64,
+    )
+    assert found == [4, "close an eventfd: Input/output error", []]
+
+
+@pytest.mark.vfio("edu1")
+def test_a_kernel_that_names_no_addresses_is_refused(
+    process: pf.Process, vfio_edu64: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Older ones do not; the window of the interrupts would be granted."""
+    real = vfio.iommu_info
+    with monkeypatch.context() as patched:
+        patched.setattr(vfio, "iommu_info", lambda fd: replace(real(fd), ranges=()))
+        with pytest.raises(NotSupported, match="which addresses"):
+            pf.open_bus(f"vfio:{vfio_edu64}", backend="type1")
+    pf.open_bus(f"vfio:{vfio_edu64}", backend="type1").close()

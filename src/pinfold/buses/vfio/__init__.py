@@ -79,12 +79,12 @@ class VfioBus:
             self.page_sizes = self.container.page_sizes()
             """Bytes in each kind of page that the IOMMU has, ascending."""
             self._limits = self._read_limits()
-            self._faults = KernelFaultLog(parsed, self._explain)
+            self._device = VfioDevice(str(parsed), self.container.open_device())
             try:
-                self._device = VfioDevice(str(parsed), self.container.open_device())
+                self._faults = KernelFaultLog(parsed, self._explain)
             except BaseException as error:
-                with noted("closing the kernel's log", error):
-                    self._faults.close()
+                with noted("closing the device", error):
+                    self._device.close()
                 raise
         except BaseException as error:
             with noted("closing the container", error):

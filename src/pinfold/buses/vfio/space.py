@@ -152,8 +152,8 @@ class VfioSpace:
     def explain(self, page: int, access: int) -> tuple[FaultReason, str, GrantRecord | None]:
         """Why the IOMMU stopped an access to a page: as it looks now, which is later.
 
-        An access that a revoked grant never permitted is NOT_PERMITTED, as it is while the grant
-        lives: before or after, that is true. Of one that it did permit nothing but REVOKED can be.
+        So what was stopped while a grant lived is REVOKED once the grant is. Where the grant never
+        permitted it, the detail says so: then it may have come before.
         """
         with self.lock:
             found = self._space.blocks.find(page)
@@ -163,10 +163,8 @@ class VfioSpace:
                 return FaultReason.NOTHING_THERE, detail, None
             reason, detail, nearest = self._diagnosis.explain(page, 1, access, grant)
         if reason is FaultReason.REVOKED and nearest is not None and not nearest.perms & access:
-            reason = FaultReason.NOT_PERMITTED
-            allowed = describe_perms(nearest.perms)
-            detail = f"grant {nearest.number} permitted {allowed}, not {describe_perms(access)}, "
-            detail += "and has been revoked since, or before"
+            allowed, wanted = describe_perms(nearest.perms), describe_perms(access)
+            detail += f"; it permitted {allowed}, not {wanted}, so this may have been before that"
         return reason, detail, nearest
 
     def notify_idle(self, settle: Callable[[], None]) -> None:
