@@ -153,34 +153,6 @@ def test_a_second_signal_changes_nothing(
     assert json.loads(done.stdout)["error"] == said
 
 
-_WHILE_LOADED = """
-import os, signal, sys
-
-class Finder:
-    @staticmethod
-    def find_spec(name, *_):
-        if name == sys.argv[1]:
-            os.kill(os.getpid(), signal.SIGINT)
-
-sys.meta_path.insert(0, Finder)
-from pinfold_command import run
-run()
-"""
-
-
-@pytest.mark.parametrize("module", ["pinfold", "numpy", "pinfold.cli.copying", "pinfold.cli.main"])
-def test_a_signal_while_the_command_is_loaded(module: str) -> None:
-    """No traceback; the status is as it is later."""
-    with as_from_a_shell():
-        done = subprocess.run(
-            [sys.executable, "-W", "error", "-c", _WHILE_LOADED, module],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
-
-
 def test_a_signal_that_is_ignored_stays_so(tmp_path: Path) -> None:
     """As under nohup, or in the background of a script."""
     content = random_file(tmp_path / "a", LARGE // 8)

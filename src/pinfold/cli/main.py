@@ -259,7 +259,7 @@ def _delivered() -> Iterator[None]:
 
 
 def run() -> None:
-    """The entry point, after `pinfold_command`, which is there for a ^C before this is loaded."""
+    """The entry point."""
     with _delivered():
         app(obj=Signals(to_the_end=True))
 
