@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from pinfold.buses.io_uring.batch import GIVEN, Batch, Sync
+from pinfold.buses.io_uring.judge import Judge
 from pinfold.errors import BadState, HostError
-from pinfold.faults import FaultReason
 from pinfold.memory.hosterrors import from_host
 from pinfold.memory.locks import LostLock, held_by_this_thread, refuse_inside
 
@@ -75,7 +75,7 @@ class Queue:
         self._depth = depth
         self.lock: threading.RLock | LostLock = lock
         self._reaping: threading.RLock | LostLock = threading.RLock()
-        self._diagnosis = diagnosis
+        self._judge = Judge(table, diagnosis)
         self._next = 1
         self._under_way = 0
         self._refused = 0
@@ -85,7 +85,12 @@ class Queue:
         """Those with requests left, ascending by their first sequence number."""
         self._dropped: deque[Batch] = deque()
         self.closed = False
-        self.transfers = self.bytes_moved = self.stopped = self.failed = 0
+        self.transfers = self.bytes_moved = self.failed = 0
+
+    @property
+    def stopped(self) -> int:
+        """Transfers that were stopped because of their device address."""
+        return self._judge.stopped
 
     def start(self, wanted: NDArray[Any], file: OpenFile) -> Batch:
         """Hand transfers over; as many go to the kernel at once as the depth allows.
@@ -268,17 +273,12 @@ class Queue:
         try:
             for request in chosen.tolist():
                 transfer = batch.owner(request)
-                if self._not_writable(batch, transfer):
+                if self._judge.not_writable(batch, transfer):
                     batch.results[request] = -errno.EBADF
                 else:
-                    self._fault(batch, transfer)
+                    self._judge.fault(batch, transfer)
         finally:
             batch.left -= len(chosen)
-
-    def _not_writable(self, batch: Batch, transfer: int) -> bool:
-        """True of a write to a file that is not to be written, from a good address."""
-        forbidden = not batch.file.writable and bool(batch.wanted[transfer]["write"])
-        return forbidden and self._meant(batch, transfer)[1]
 
     def _forget_dropped(self) -> None:
         while self._dropped:
@@ -362,8 +362,7 @@ class Queue:
         """True of a request that should have gone well, the first time."""
         if request in batch.again or self.closed:
             return False
-        grant, good = self._meant(batch, batch.owner(request))
-        return grant is not None and good
+        return self._judge.good(batch, batch.owner(request))
 
     def _end(self, batch: Batch, chosen: NDArray[np.int64], results: NDArray[np.int32]) -> None:
         """The kernel has ended requests so, for good.
@@ -392,31 +391,4 @@ class Queue:
             return
         self.failed += int(bad.sum())
         for request in chosen[results == -errno.EFAULT].tolist():
-            self._fault(batch, batch.owner(request))
-
-    def _meant(self, batch: Batch, transfer: int) -> tuple[UringGrant | None, bool]:
-        """The grant that has a transfer's address, and whether it permits all of it."""
-        address, size = batch.range_of(transfer)
-        found = self._table.space.blocks.find(address)
-        if found is None:
-            return None, False
-        grant = found[2]
-        allowed = int(self._table.perms[grant.slot])  # none any more while it is being revoked
-        return grant, bool(allowed & batch.access(transfer)) and address + size <= grant.stop
-
-    def _fault(self, batch: Batch, transfer: int) -> None:
-        """Record a transfer that was stopped, unless its address is good and its memory bad."""
-        if transfer in batch.faults:
-            return
-        grant, good = self._meant(batch, transfer)
-        if good:
-            return
-        address, size = batch.range_of(transfer)
-        access = batch.access(transfer)
-        self.stopped += 1
-        if grant is not None and not self._table.perms[grant.slot]:
-            what = f"grant {grant.number} is being revoked"
-            fault = self._diagnosis.told(address, size, access, FaultReason.REVOKED, what).fault
-        else:
-            fault = self._diagnosis.fault(address, size, access, grant).fault
-        batch.faults[transfer] = fault  # type: ignore[assignment]  # an object to those above
+            self._judge.fault(batch, batch.owner(request))
