@@ -20,10 +20,10 @@ class VfioBar:
 
     After the bus is closed every access raises `BadState`; in a forked child, `WrongProcess`.
 
-    Where it is mapped, an access while the device does not answer to memory accesses is a SIGBUS,
-    which ends the process: that is between power states, as long as a D3 that was written into the
-    power management capability lasts. Bit 1 of the command register, which says so too, cannot be
-    cleared while a BAR is mapped (`pinfold.buses.vfio.config.ConfigSpace`).
+    Where it is mapped, an access is a SIGBUS, which ends the process, while the device does not
+    answer to memory accesses. Two writes to its configuration space bring that about: bit 1 of the
+    command register cleared, which is refused while a BAR is mapped; and a power state other than
+    D0 in the power management capability, which is yours to undo before the next access.
     """
 
     def __init__(self, device: int, index: int, region: RegionInfo) -> None:
