@@ -5,15 +5,21 @@
 #
 #   write    into a file of another name in the same directory, which only its owner can read
 #   sync     that file
-#   rename   it over the destination
+#   look     that the destination is still the file that was looked at, or still none
+#   rename   it over the destination; where there was none, link it there, which replaces nothing
 #   sync     the directory
+#
+# A link of somebody else's is followed once, when the place is looked for. What is replaced is a
+# name in the directory that was found then, and never through another link.
 #
 # Until the rename the destination is as it was, whatever happens. The unfinished file is removed by
 # whatever ends the copy, except a kill by SIGKILL or a loss of power.
 #
 # Who may replace what is as in cp, which writes into the file that is there: a symbolic link is
-# followed, a file that is write-protected is not replaced, and mode and owner stay. What is not as
-# in cp: the destination is another file afterwards, so other hard links to it keep what was there.
+# followed, a file that is write-protected is not replaced, and mode, owner and access list stay.
+# Where the group or the list cannot be kept, the group gets nothing: it would be another one. What
+# is not as in cp: the destination is another file afterwards, so other hard links to it keep what
+# was there, and its other extended attributes go.
 from __future__ import annotations
 
 import errno
@@ -36,6 +42,9 @@ _NAME: Final = ".pinfold-copy-"
 _MODE: Final = 0o777  # cp gives no set-user-ID away either
 _FULL: Final = (errno.ENOSPC, errno.EDQUOT)
 _NO_SUCH_CALL: Final = (errno.EOPNOTSUPP, errno.ENOSYS)
+_NO_LINKS: Final = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
+_ACCESS_LIST: Final = "system.posix_acl_access"  # Source: acl(5), <linux/posix_acl_xattr.h>
+_NO_LIST: Final = (errno.ENODATA, errno.EOPNOTSUPP, errno.ENOENT)
 
 
 class Refused(ValueError):
@@ -65,19 +74,10 @@ def place_for(source: str, found: os.stat_result, target: str) -> Place:
     if path.endswith("/") or not path:
         raise Refused(f"{path or 'DST'} is no directory that is there; make it, or name a file")
     # Only a link is resolved: a path from here must do where the way from the root is closed to us.
-    directory, name = os.path.split(os.path.realpath(path) if os.path.islink(path) else path)
+    linked = os.path.islink(path)
+    directory, name = os.path.split(os.path.realpath(path) if linked else path)
     directory = directory or "."
-    try:
-        former = os.stat(path)
-    except FileNotFoundError:
-        if os.path.islink(path):
-            leads = "is a symbolic link to nothing"
-            raise Refused(f"{path} {leads}; remove it, or name what it shall be") from None
-        former = None
-    except OSError as error:
-        if error.errno == errno.ELOOP:
-            raise Refused(f"{path} is a loop of symbolic links; remove it") from error
-        raise Refused(f"{path}: {error.strerror}") from error
+    former = _former(path, os.path.join(directory, name), linked=linked)
     if former is not None:
         if os.path.samestat(found, former):
             raise Refused(f"{source} and {path} are the same file")
@@ -89,6 +89,24 @@ def place_for(source: str, found: os.stat_result, target: str) -> Place:
     elif not os.path.isdir(directory):
         raise Refused(f"{path}: there is no directory {directory}; make it first")
     return Place(path, directory, name, former)
+
+
+def _former(path: str, real: str, *, linked: bool) -> os.stat_result | None:
+    """What is at the place now, no link followed any more; None for nothing."""
+    try:
+        former = os.lstat(real)
+    except FileNotFoundError:
+        if linked:
+            leads = "is a symbolic link to nothing"
+            raise Refused(f"{path} {leads}; remove it, or name what it shall be") from None
+        return None
+    except OSError as error:
+        raise Refused(f"{path}: {error.strerror}") from error
+    if stat.S_ISLNK(former.st_mode):
+        if linked:
+            raise Refused(f"{path} is a loop of symbolic links; remove it")
+        raise Refused(f"{path} became a symbolic link while it was looked at")
+    return former
 
 
 def _refuse_protected(path: str, directory: str, former: os.stat_result) -> None:
@@ -116,6 +134,11 @@ def _refuse_protected(path: str, directory: str, former: os.stat_result) -> None
             f"{path} is another user's in a directory with the sticky bit, where only its owner "
             "may replace it; name another file"
         )
+
+
+def _without_group(mode: int) -> int:
+    """A mode whose group may do no more than everybody."""
+    return mode & ~stat.S_IRWXG | mode & (mode & stat.S_IRWXO) << 3
 
 
 class Unfinished:
@@ -197,6 +220,7 @@ class Unfinished:
                 os.umask(umask)
                 os.fchmod(self.fd, self._mode & _MODE & ~umask)
                 return
+            mode = former.st_mode & _MODE
             ours = os.fstat(self.fd)
             if (ours.st_uid, ours.st_gid) != (former.st_uid, former.st_gid):
                 # Who may not give files away owns the new one, in the group that it had if it is
@@ -204,9 +228,29 @@ class Unfinished:
                 try:
                     os.fchown(self.fd, former.st_uid, former.st_gid)
                 except PermissionError:
-                    with suppress(PermissionError):
+                    try:
                         os.fchown(self.fd, -1, former.st_gid)
-            os.fchmod(self.fd, former.st_mode & _MODE)
+                    except PermissionError:  # another group than the one that it was open to
+                        mode = _without_group(mode)
+            os.fchmod(self.fd, mode)
+            self._keep_access_list(mode)
+
+    def _keep_access_list(self, mode: int) -> None:
+        """Give it the access list of the former file. With one, the mode's bits for the group are
+        those of the list's mask, and what the group may do stands in the list."""
+        former = os.path.join(f"/proc/self/fd/{self._directory}", self.place.name)
+        try:
+            entries = os.getxattr(former, _ACCESS_LIST, follow_symlinks=False)
+        except OSError as error:
+            if error.errno in _NO_LIST:
+                return
+            raise
+        former_group = None if self.place.former is None else self.place.former.st_gid
+        if os.fstat(self.fd).st_gid == former_group:
+            with suppress(PermissionError):
+                os.setxattr(self.fd, _ACCESS_LIST, entries)
+                return
+        os.fchmod(self.fd, _without_group(mode))
 
     def forget_cached(self) -> None:
         """Have the kernel drop what it keeps of the file in memory, as far as it is on the medium.
@@ -223,14 +267,37 @@ class Unfinished:
           NoSpace, HostError: it was not put in place; or it was, as the message says, and the
             directory could not be synced.
         """
-        directory = self._directory
+        directory, former = self._directory, self.place.former
         with translated(f"rename the copy to {self.place.path}"):
             calls.intercept("rename")
-            os.rename(self._name, self.place.name, src_dir_fd=directory, dst_dir_fd=directory)
+            if former is None:
+                self._publish_first()
+            else:
+                found = os.stat(self.place.name, dir_fd=directory, follow_symlinks=False)
+                if not os.path.samestat(found, former):
+                    raise FileExistsError(errno.EEXIST, "another file is there meanwhile")
+                os.rename(self._name, self.place.name, src_dir_fd=directory, dst_dir_fd=directory)
         self._in_place = True
         with translated(f"{self.place.path} is complete, but a power cut may undo it: sync"):
             calls.intercept("fsync")
             os.fsync(directory)
+
+    def _publish_first(self) -> None:
+        """Put it where nothing was. Raises OSError; EEXIST where something is by now."""
+        name, here = self.place.name, self._directory
+        try:
+            os.link(self._name, name, src_dir_fd=here, dst_dir_fd=here)
+        except OSError as error:
+            if error.errno not in _NO_LINKS:
+                raise
+        else:
+            os.unlink(self._name, dir_fd=here)
+            return
+        # A file system without links: what appears in this very instant is replaced.
+        with suppress(FileNotFoundError):
+            os.stat(name, dir_fd=here, follow_symlinks=False)
+            raise FileExistsError(errno.EEXIST, "a file is there meanwhile")
+        os.rename(self._name, name, src_dir_fd=here, dst_dir_fd=here)
 
     def __enter__(self) -> Self:
         return self
@@ -252,8 +319,10 @@ class Unfinished:
 
     def _remove(self) -> None:
         try:
-            os.close(self.fd)
             with suppress(FileNotFoundError):  # somebody has tidied up
                 os.unlink(self._name, dir_fd=self._directory)
         finally:
-            os.close(self._directory)
+            try:
+                os.close(self.fd)
+            finally:
+                os.close(self._directory)
