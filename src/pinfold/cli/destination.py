@@ -167,10 +167,15 @@ class Unfinished:
         access = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
         try:
             self._directory = os.open(place.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            self._former = -1
             try:
+                if place.former is not None:
+                    # Open, so that no other file gets its inode's number meanwhile.
+                    looking = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
+                    self._former = os.open(place.name, looking, dir_fd=self._directory)
                 self.fd = os.open(self._name, access, 0o600, dir_fd=self._directory)
             except BaseException:
-                os.close(self._directory)
+                self._close_places()
                 raise
         except OSError as error:
             raise Refused(f"no file can be made in {place.directory}: {error.strerror}") from error
@@ -238,9 +243,8 @@ class Unfinished:
     def _keep_access_list(self, mode: int) -> None:
         """Give it the access list of the former file. With one, the mode's bits for the group are
         those of the list's mask, and what the group may do stands in the list."""
-        former = os.path.join(f"/proc/self/fd/{self._directory}", self.place.name)
         try:
-            entries = os.getxattr(former, _ACCESS_LIST, follow_symlinks=False)
+            entries = os.getxattr(f"/proc/self/fd/{self._former}", _ACCESS_LIST)
         except OSError as error:
             if error.errno in _NO_LIST:
                 return
@@ -274,7 +278,10 @@ class Unfinished:
                 self._publish_first()
             else:
                 found = os.stat(self.place.name, dir_fd=directory, follow_symlinks=False)
-                if not os.path.samestat(found, former):
+                if not (
+                    os.path.samestat(found, os.fstat(self._former))
+                    and os.path.samestat(found, former)
+                ):
                     raise FileExistsError(errno.EEXIST, "another file is there meanwhile")
                 os.rename(self._name, self.place.name, src_dir_fd=directory, dst_dir_fd=directory)
         self._in_place = True
@@ -310,7 +317,7 @@ class Unfinished:
     ) -> None:
         if self._in_place:
             os.close(self.fd)
-            os.close(self._directory)
+            self._close_places()
         elif error is None:
             self._remove()
         else:
@@ -325,4 +332,9 @@ class Unfinished:
             try:
                 os.close(self.fd)
             finally:
-                os.close(self._directory)
+                self._close_places()
+
+    def _close_places(self) -> None:
+        if self._former >= 0:
+            os.close(self._former)
+        os.close(self._directory)
