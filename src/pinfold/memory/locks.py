@@ -9,8 +9,8 @@
 # the thread that is in there it is as if: `KernelLock.inside`. Its finalisers wait, and its signal
 # handlers are refused, as under the lock.
 #
-# Order of locks: the kernel's, then a bus's, then a device space's or the physical map's, then a
-# backing's own. Never upward.
+# Order of locks: the kernel's; then a device space's, a bus's or the physical map's, of which each
+# bus says which is first; then a backing's own. Never upward.
 from __future__ import annotations
 
 import logging

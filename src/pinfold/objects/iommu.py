@@ -269,7 +269,8 @@ class Iommu(Handle[IommuObject]):
 
         Raises:
           NotSupported: the bus has no files; it is no such file; no direct I/O where asked for.
-          InvalidArgs: ``depth`` is none.
+          InvalidArgs: ``depth`` is none; a descriptor that cannot be read.
+          AccessDenied: a descriptor that is not for writing, and ``writable``.
           HostError: it cannot be opened (``errno``).
           BadHandle: this handle is closed.
         """
