@@ -167,9 +167,24 @@ def run(images: Images, job: Job, machine: Machine, out: Path) -> int:
     Returns:
       The command's exit status, as a shell says it; 124 where it ran past its time.
 
+    A crash of QEMU's own says nothing of the command (7.2 was seen to, in one run of some forty):
+    the guest is started once more, and that is said.
+
     Raises:
       RigError: the guest did not boot, or died; with what it said last.
     """
+    try:
+        return _run_once(images, job, machine, out)
+    except QemuCrashed as crash:
+        say(f"{crash}; once more")
+        return _run_once(images, job, machine, out)
+
+
+class QemuCrashed(RigError):
+    """The emulator itself was ended by a signal that only a bug of its own brings."""
+
+
+def _run_once(images: Images, job: Job, machine: Machine, out: Path) -> int:
     out.mkdir(parents=True, exist_ok=True)
     (out / _KERNEL_LOG).unlink(missing_ok=True)  # of another run: a guest that dies leaves none
     with tempfile.TemporaryDirectory(prefix="pinfold-rig-") as scratch:
@@ -179,7 +194,7 @@ def run(images: Images, job: Job, machine: Machine, out: Path) -> int:
             with (work / name).open("wb") as disk:
                 disk.truncate(size)
         try:
-            in_time = _guest(images, job, machine, work)
+            in_time, ended_by = _guest(images, job, machine, work)
         finally:
             # Not written there in the first place: another guest may have the same folder.
             for name in (_CONSOLE, _LOG):
@@ -192,6 +207,8 @@ def run(images: Images, job: Job, machine: Machine, out: Path) -> int:
         if status == TIMED_OUT:
             say(f"the command ran past its {job.timeout} s")
         return status
+    if in_time and -ended_by in (signal.SIGSEGV, signal.SIGBUS, signal.SIGILL):
+        raise QemuCrashed(f"QEMU crashed, by {signal.Signals(-ended_by).name} (logs in {out})")
     when = "while the command ran" if _READY in told else "before it was ready"
     why = told.partition(_FAILED)[2].partition("\n")[0].strip()
     # With its own words for it, the whole log is for whoever wants to look.
@@ -204,8 +221,8 @@ def _text(log: Path) -> str:
     return log.read_text(errors="replace") if log.exists() else ""
 
 
-def _guest(images: Images, job: Job, machine: Machine, work: Path) -> bool:
-    """Run QEMU to its end; False where it had to be ended, because it was late."""
+def _guest(images: Images, job: Job, machine: Machine, work: Path) -> tuple[bool, int]:
+    """Run QEMU to its end: False where it had to be ended, because it was late; and its status."""
     pipes = {name: os.pipe() for name in ("stdout", "stderr")}
     writing = {name: end for name, (_, end) in pipes.items()}
     # Killed, the rig can clean nothing up: then the kernel ends the guest.
@@ -226,13 +243,11 @@ def _guest(images: Images, job: Job, machine: Machine, work: Path) -> bool:
         pump.start()
     try:
         with suppress(subprocess.TimeoutExpired):
-            guest.wait(_BOOT_SECONDS)
-            return True
+            return True, guest.wait(_BOOT_SECONDS)
         if _READY in _text(work / _CONSOLE):
             with suppress(subprocess.TimeoutExpired):
-                guest.wait(job.timeout + _END_SECONDS)
-                return True
-        return False
+                return True, guest.wait(job.timeout + _END_SECONDS)
+        return False, 0
     finally:
         guest.kill()
         guest.wait()

@@ -113,6 +113,34 @@ def test_a_kernel_that_does_not_boot_is_told(
     assert "made the" not in again.stderr
 
 
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_crash_of_qemu_is_told_and_the_guest_started_once_more(
+    times: int, tmp_path: Path
+) -> None:
+    """Once: a command that makes it crash each time is not tried for ever."""
+    with subprocess.Popen(
+        rig(tmp_path, "--", "sh", "-c", "echo up; sleep 1000000 & wait"),
+        cwd=CHECKOUT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as running:
+        assert running.stdout is not None
+        assert running.stderr is not None
+        for _ in range(times):
+            assert running.stdout.readline() == "up\n"
+            (guest,) = _children(running.pid)
+            os.kill(guest, signal.SIGSEGV)
+        if times == 1:
+            assert running.stdout.readline() == "up\n"
+            running.terminate()
+        said = running.stderr.read()
+        status = running.wait()
+    assert said.count("once more") == 1
+    assert said.count("SIGSEGV") == times
+    assert status == (INTERRUPTED if times == 1 else RIG_FAILED)
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_no_guest_outlives_its_rig(number: signal.Signals, tmp_path: Path) -> None:
     with subprocess.Popen(
