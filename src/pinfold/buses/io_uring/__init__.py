@@ -48,7 +48,6 @@ __all__ = ["UringBus", "UringGrant", "UringSpace", "UringStatistics", "open_bus"
 
 _DEPTH: Final = 64
 _DEEPEST: Final = 1 << 15  # IORING_MAX_ENTRIES of Linux
-"""How a kernel, or who set it up, says that io_uring is not to be had, or lacks what is used."""
 _FIRST_FILE: Final = 1 << 32
 """Files get numbers from here on; the ones below are the caller's to give."""
 

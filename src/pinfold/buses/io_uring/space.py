@@ -135,11 +135,6 @@ class UringSpace:
         """Bytes in one registered buffer at most; a grant takes as many as it needs."""
         return self._table.longest
 
-    @property
-    def free_slots(self) -> int:
-        """Slots of the table that no grant has; each grant needs an empty one beside its own."""
-        return len(self._table.perms) - int((self._table.perms != 0).sum())
-
     # Grants -------------------------------------------------------------------------------------
 
     def grant(self, pinned: PinnedRange, perms: int) -> Grant:
